@@ -1,0 +1,59 @@
+# Sourced by e2e/run and e2e/bench/run: where builds go, and how missing programs are installed.
+
+# Builds are kept outside the checkout, so that a fresh clone on the same machine builds only what changed.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/quorate/target}
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
+
+section_name=
+section_started=0
+
+# Ends the running section with its time and starts the next one.
+section() {
+    end_section
+    section_name=$1
+    section_started=$SECONDS
+    printf '\n=== %s\n' "$section_name"
+}
+
+end_section() {
+    if [[ -n $section_name ]]; then
+        printf '=== %s: %d s\n' "$section_name" $((SECONDS - section_started))
+        section_name=
+    fi
+}
+
+# Installs the named Debian packages.
+install_packages() {
+    if ! command -v apt-get >/dev/null; then
+        echo "missing: $*. This is no Debian: install what these packages hold, then start again." >&2
+        exit 1
+    fi
+    local as_root=()
+    if [[ $(id -u) -ne 0 ]]; then
+        as_root=(sudo)
+    fi
+    echo "installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    # The lists of packages may be older than the mirror, or absent in a fresh container.
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+# Installs the programs that the tests use, when one is missing.
+install_programs() {
+    local missing=()
+    command -v cargo >/dev/null || { echo "cargo is missing: install Rust (https://rustup.rs)" >&2; exit 1; }
+    cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 ||
+        { echo "rustfmt or clippy is missing: run \`rustup component add rustfmt clippy\`" >&2; exit 1; }
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    command -v curl >/dev/null || missing+=(curl)
+    command -v atftp >/dev/null || missing+=(atftp)
+    # Another package has a program of the same name, which knows other options.
+    tftp -V 2>/dev/null | grep -q '^tftp-hpa' || missing+=(tftp-hpa)
+    busybox tftp --help >/dev/null 2>&1 || missing+=(busybox-static)
+    if ((${#missing[@]})); then
+        install_packages "${missing[@]}"
+    else
+        echo "everything is there"
+    fi
+}

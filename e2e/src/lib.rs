@@ -1,0 +1,28 @@
+//! Quorate's promises to its users, tested on real processes with real clients: the pieces the tests and the
+//! benchmarks share.
+//!
+//! Start with [`Group`] (three real agents on loopback), [`Client`] (stock TFTP clients), [`Proxy`] (a UDP link that
+//! watches and disturbs) and [`eventually`], the only place that waits for a state.
+
+pub mod admin;
+pub mod client;
+pub mod clock;
+pub mod data;
+pub mod gaps;
+pub mod group;
+pub mod ports;
+pub mod process;
+pub mod program;
+pub mod proxy;
+pub mod raw;
+pub mod reference;
+pub mod report;
+pub mod scenario;
+pub mod serving;
+pub mod wire;
+
+pub use admin::Admin;
+pub use client::Client;
+pub use clock::eventually;
+pub use group::{Group, GroupOptions};
+pub use proxy::{Link, Proxy};

@@ -1,0 +1,215 @@
+//! The source tree keeps its own rules (CONTRIBUTING.md, ARCHITECTURE.md). Needs no group.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use e2e::program::source_root;
+
+/// Lines of a file that are not tests.
+const LINES_MAX: usize = 500;
+
+/// The roles in a service folder that are pure (`server.rs` is the one that is not), as files or as folders.
+const PURE: [&str; 8] = [
+    "packet", "message", "request", "transfer", "session", "state", "netascii", "path",
+];
+
+/// What pure code never says: I/O, clocks, chance, tasks.
+const IMPURE: [&str; 10] = [
+    "tokio",
+    "async fn",
+    ".await",
+    "std::fs",
+    "std::net::UdpSocket",
+    "std::net::TcpStream",
+    "std::thread",
+    "Instant::now",
+    "SystemTime",
+    "rand::",
+];
+
+/// Which of our crates each crate may use.
+fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
+    BTreeMap::from([
+        ("operator-api", BTreeSet::new()),
+        ("wal", BTreeSet::new()),
+        ("replication", BTreeSet::from(["wal"])),
+        ("tftp", BTreeSet::from(["replication"])),
+        (
+            "node-agent",
+            BTreeSet::from(["operator-api", "replication", "tftp"]),
+        ),
+        ("e2e", BTreeSet::from(["operator-api"])),
+    ])
+}
+
+/// Every Rust file of the tree with its text, by its path from the top.
+fn sources() -> anyhow::Result<BTreeMap<PathBuf, String>> {
+    fn walk(dir: &Path, found: &mut BTreeMap<PathBuf, String>) -> anyhow::Result<()> {
+        for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            if path.is_dir() && name != "target" && !name.starts_with('.') {
+                walk(&path, found)?;
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text =
+                    fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                found.insert(path.strip_prefix(source_root())?.to_owned(), text);
+            }
+        }
+        Ok(())
+    }
+    let mut found = BTreeMap::new();
+    for folder in ["operator", "node-agent", "e2e"] {
+        walk(&source_root().join(folder), &mut found)?;
+    }
+    ensure!(
+        found.len() > 10,
+        "only {} sources were found under {}",
+        found.len(),
+        source_root().display()
+    );
+    Ok(found)
+}
+
+/// The part of a file before its tests.
+fn without_tests(text: &str) -> &str {
+    text.find("\n#[cfg(test)]\nmod tests {")
+        .map_or(text, |end| &text[..end])
+}
+
+fn is_test(path: &Path) -> bool {
+    path.components().any(|part| {
+        matches!(
+            part.as_os_str().to_str(),
+            Some("tests" | "tests.rs" | "benches" | "fuzz")
+        )
+    })
+}
+
+/// Lines of code: comments do not name what they speak about.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    numbered.filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn files_have_at_most_500_lines_that_are_not_tests() {
+    let sources = sources().unwrap();
+    let long: Vec<_> = sources
+        .iter()
+        .filter(|(path, _)| !is_test(path))
+        .map(|(path, text)| (path, without_tests(text).lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .collect();
+    assert!(long.is_empty(), "split these: {long:?}");
+}
+
+#[test]
+fn pure_files_do_no_io() {
+    let mut checked = 0;
+    let mut found = Vec::new();
+    for (path, text) in sources().unwrap() {
+        let Ok(inside) = path.strip_prefix("node-agent/services") else {
+            continue;
+        };
+        // <service>/src/<role>.rs or <service>/src/<role>/....rs
+        let Some(role) = inside
+            .iter()
+            .nth(2)
+            .and_then(|part| Path::new(part).file_stem()?.to_str())
+        else {
+            continue;
+        };
+        if !PURE.contains(&role) || is_test(&path) {
+            continue;
+        }
+        checked += 1;
+        for (number, line) in code(without_tests(&text)) {
+            for word in IMPURE.iter().filter(|word| line.contains(**word)) {
+                found.push(format!("{}:{number} says {word}", path.display()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+    assert!(
+        checked >= 3,
+        "only {checked} pure files were found: are they named otherwise now?"
+    );
+}
+
+#[test]
+fn only_replication_names_openraft() {
+    let mut found = Vec::new();
+    for (path, text) in sources().unwrap() {
+        if path.starts_with("node-agent/replication") || path == Path::new("e2e/tests/tidy.rs") {
+            continue;
+        }
+        let named = code(&text).filter(|(_, line)| line.contains("openraft"));
+        found.extend(named.map(|(number, line)| format!("{}:{number}: {line}", path.display())));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn tests_neither_sleep_nor_are_ignored() {
+    let mut found = Vec::new();
+    for (path, text) in sources().unwrap() {
+        if path == Path::new("e2e/tests/tidy.rs") {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            let sleeps = line.contains("thread::sleep") && path.starts_with("e2e/tests");
+            if sleeps || line.trim_start().starts_with("#[ignore") {
+                found.push(format!("{}:{number}: {line}", path.display()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn crates_use_only_the_crates_they_may() {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .current_dir(source_root());
+    let output = cargo.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let arrows = arrows();
+    let packages = metadata["packages"].as_array().unwrap();
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let allowed = arrows
+            .get(name)
+            .unwrap_or_else(|| panic!("the crate {name} is new: draw its arrows here"));
+        let used = package["dependencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|used| used["name"].as_str().unwrap());
+        for used in used {
+            let ours = arrows.contains_key(used);
+            assert!(
+                !ours || allowed.contains(used),
+                "{name} must not use {used}: see ARCHITECTURE.md"
+            );
+            assert!(
+                used != "openraft" || name == "replication",
+                "{name} must not use openraft"
+            );
+        }
+    }
+    assert_eq!(packages.len(), arrows.len());
+}

@@ -1,0 +1,515 @@
+//! One member of a group: its identity, its log, Raft on them, and its connections.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{Config, Raft, SnapshotPolicy};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Server, ServerTlsConfig};
+use tracing::{info, warn};
+use uuid::Uuid;
+use wal::Wal;
+
+use crate::identity::{DataDir, Identity, Stored};
+use crate::raft::leadership::{self, Lease};
+use crate::raft::log_store::LogStore;
+use crate::raft::network::Network;
+use crate::raft::peers::{MESSAGE_BYTES_MAX, Peers};
+use crate::raft::proto::peer_server;
+use crate::raft::server::PeerServer;
+use crate::raft::snapshot::SnapshotFile;
+use crate::raft::state_machine::{Applied, StateMachine};
+use crate::raft::types::{MemberNode, TypeConfig};
+use crate::{
+    Answerer, Durability, Leadership, NodeId, NodeOptions, PeerTls, StartError, State, Timing, Told,
+};
+
+/// Messages outside the log that wait for this member's service; further ones are dropped.
+const TOLD_QUEUE_MAX: usize = 4096;
+/// Entries after which a snapshot is taken, and entries that are kept behind it for followers that lag.
+const SNAPSHOT_EVERY: u64 = 5_000;
+const KEEP_BEHIND_SNAPSHOT: u64 = 1_000;
+/// Entries in one message to a peer; with the largest commands they stay below the message's limit.
+const APPEND_ENTRIES_MAX: u64 = 64;
+/// Threads of Raft's own runtime: a busy service must not delay a heartbeat.
+const RAFT_THREADS: usize = 2;
+/// Bytes that must stay free on the disk beside a snapshot that is received.
+const SPACE_MARGIN_BYTES: u64 = 16 << 20;
+
+/// A member that has joined its group.
+pub(crate) struct Running<S: State> {
+    pub(crate) identity: Identity,
+    pub(crate) raft: Raft<TypeConfig, StateMachine<S>>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) wal: Wal,
+    data_path: Arc<std::path::Path>,
+}
+
+impl<S: State> Clone for Running<S> {
+    fn clone(&self) -> Self {
+        Self {
+            identity: self.identity,
+            raft: self.raft.clone(),
+            peers: self.peers.clone(),
+            wal: self.wal.clone(),
+            data_path: self.data_path.clone(),
+        }
+    }
+}
+
+impl<S: State> Running<S> {
+    /// Refuses a snapshot that would not fit beside the old one.
+    pub(crate) fn check_space_for(&self, bytes: usize) -> Result<(), tonic::Status> {
+        let free = rustix::fs::statvfs(&*self.data_path)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .unwrap_or(u64::MAX);
+        if free < bytes as u64 + SPACE_MARGIN_BYTES {
+            return Err(tonic::Status::resource_exhausted(
+                "the disk of this member is full",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The addresses of `id`, as the effective membership records them.
+    pub(crate) fn node(&self, id: NodeId) -> Option<MemberNode> {
+        self.raft
+            .metrics()
+            .borrow_watched()
+            .membership_config
+            .membership()
+            .get_node(&id)
+            .cloned()
+    }
+}
+
+/// One member, joined or not.
+pub(crate) struct Member<S: State> {
+    pub(crate) options: NodeOptions,
+    pub(crate) data: DataDir,
+    pub(crate) applied: Arc<Applied<S>>,
+    pub(crate) lease: Lease,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    /// Ticks when anything in the status may have changed.
+    pub(crate) changed: watch::Sender<()>,
+    pub(crate) failure: watch::Sender<Option<String>>,
+    pub(crate) alarm: Mutex<Option<String>>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    /// Held by whatever changes the identity or the membership: one step at a time.
+    pub(crate) step: tokio::sync::Mutex<()>,
+    running: OnceLock<Running<S>>,
+    answerer: OnceLock<Answerer>,
+    told: mpsc::Sender<Told>,
+    told_receiver: Mutex<Option<mpsc::Receiver<Told>>>,
+    runtime: tokio::runtime::Handle,
+}
+
+/// Raft's own runtime; dropping it in another runtime's context must not block.
+pub(crate) struct RaftRuntime(Option<tokio::runtime::Runtime>);
+
+impl Drop for RaftRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn start_error(what: &str) -> impl Fn(std::io::Error) -> StartError + '_ {
+    move |error| StartError(format!("{what}: {error}"))
+}
+
+impl<S: State> Member<S> {
+    /// Opens the data directory, serves peers, and goes on as the member it was, if it was one.
+    pub(crate) async fn start(options: NodeOptions) -> Result<(Arc<Self>, RaftRuntime), StartError> {
+        let data = DataDir::open(&options.data_dir).map_err(start_error(&format!(
+            "cannot use the data directory {}",
+            options.data_dir.display()
+        )))?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(RAFT_THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()
+            .map_err(start_error("cannot start Raft's threads"))?;
+        let (told, told_receiver) = mpsc::channel(TOLD_QUEUE_MAX);
+        let member = Arc::new(Self {
+            data,
+            applied: Applied::new(),
+            lease: Lease::new(),
+            leadership: watch::channel(Leadership::Follower { leader: None }).0,
+            changed: watch::channel(()).0,
+            failure: watch::channel(None).0,
+            alarm: Mutex::new(None),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            step: tokio::sync::Mutex::new(()),
+            running: OnceLock::new(),
+            answerer: OnceLock::new(),
+            told,
+            told_receiver: Mutex::new(Some(told_receiver)),
+            runtime: runtime.handle().clone(),
+            options,
+        });
+        let runtime = RaftRuntime(Some(runtime));
+        member.serve_peers().await?;
+        if let Some(stored) = member.usable_identity().await? {
+            member.run(stored).await?;
+        }
+        Ok((member, runtime))
+    }
+
+    pub(crate) fn running(&self) -> Option<&Running<S>> {
+        self.running.get()
+    }
+
+    pub(crate) fn answerer(&self) -> Option<&Answerer> {
+        self.answerer.get()
+    }
+
+    pub(crate) fn set_answerer(&self, answerer: Answerer) {
+        if self.answerer.set(answerer).is_err() {
+            warn!("a second answerer was installed and is ignored");
+        }
+    }
+
+    pub(crate) fn hear(&self, told: Told) {
+        // Dropped when the service does not keep up: it is best effort by contract.
+        let _ = self.told.try_send(told);
+    }
+
+    pub(crate) fn take_told(&self) -> Option<mpsc::Receiver<Told>> {
+        self.told_receiver
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    pub(crate) fn set_alarm(&self, alarm: String) {
+        warn!(alarm, "this member needs help");
+        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = Some(alarm);
+    }
+
+    /// The stored identity, unless its log cannot be trusted: then it is given up, and the member waits to be
+    /// admitted anew.
+    async fn usable_identity(&self) -> Result<Option<Stored>, StartError> {
+        let Some(stored) = self
+            .data
+            .identity()
+            .map_err(start_error("cannot read the member's identity"))?
+        else {
+            // Whatever lies around without an identity belongs to nobody.
+            self.data
+                .give_up()
+                .map_err(start_error("cannot clear the data directory"))?;
+            return Ok(None);
+        };
+        let id = stored.identity.node_id;
+        let distrust = if self
+            .data
+            .log_may_be_short()
+            .map_err(start_error("cannot read boot.json"))?
+        {
+            Some("the machine went down and its log was not synced (relaxed durability)".to_owned())
+        } else if !stored.founding && !self.data.log().is_dir() {
+            Some("its log is missing".to_owned())
+        } else {
+            None
+        };
+        match distrust {
+            None => Ok(Some(stored)),
+            Some(why) => {
+                self.set_alarm(format!(
+                    "node {id} gave up its identity and waits to be admitted under a new one: {why}"
+                ));
+                self.data
+                    .give_up()
+                    .map_err(start_error("cannot clear the data directory"))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts Raft under a stored identity.
+    pub(crate) async fn run(self: &Arc<Self>, stored: Stored) -> Result<(), StartError> {
+        let Some(wal) = self.open_log(&stored).await? else {
+            return Ok(());
+        };
+        self.data
+            .mark(self.options.durability, false)
+            .map_err(start_error("cannot write boot.json"))?;
+        let identity = stored.identity;
+        let peers = Peers::new(
+            identity,
+            self.client_tls()?,
+            self.tasks.clone(),
+            self.stop.clone(),
+        );
+        let network = Network::new(peers.clone(), identity.node_id);
+        let log_store = LogStore::new(wal.clone());
+        let state_machine = StateMachine::new(self.applied.clone(), SnapshotFile::new(self.data.path()));
+        let config = Arc::new(config(self.options.timing, &identity.group_id)?);
+        let start = Raft::new(identity.node_id, config, network, log_store, state_machine);
+        let raft = self
+            .runtime
+            .spawn(start)
+            .await
+            .map_err(|error| StartError(format!("Raft did not start: {error}")))?
+            .map_err(|error| StartError(format!("Raft did not start: {error}")))?;
+        let data_path = self.data.path().into();
+        let running = Running {
+            identity,
+            raft,
+            peers,
+            wal,
+            data_path,
+        };
+        if stored.founding {
+            self.found(&running).await?;
+        }
+        info!(node = identity.node_id, group = %identity.group_id, "joined");
+        self.spawn_watchers(&running);
+        self.running
+            .set(running)
+            .map_err(|_| StartError("the member runs already".to_owned()))?;
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Opens the log; none when it is corrupt, and then the identity is given up.
+    async fn open_log(&self, stored: &Stored) -> Result<Option<Wal>, StartError> {
+        let options = wal::Options {
+            durability: match self.options.durability {
+                Durability::Strict => wal::Durability::Strict,
+                Durability::Relaxed => wal::Durability::Relaxed,
+            },
+            ..wal::Options::default()
+        };
+        let path = self.data.log();
+        let opened = tokio::task::spawn_blocking(move || Wal::open(&path, options))
+            .await
+            .map_err(|error| StartError(format!("opening the log: {error}")))?;
+        match opened {
+            Ok((wal, recovered)) => {
+                info!(last = ?recovered.last, committed = ?recovered.committed, cut = recovered.torn_bytes_cut, "log open");
+                Ok(Some(wal))
+            }
+            Err(error @ wal::OpenError::Corrupt { .. }) => {
+                // Never cut: entries this member acknowledged may be gone. It must not vote on what is left.
+                let id = stored.identity.node_id;
+                self.set_alarm(format!(
+                    "node {id} gave up its identity and waits to be admitted under a new one: {error}"
+                ));
+                self.data
+                    .give_up()
+                    .map_err(start_error("cannot clear the data directory"))?;
+                Ok(None)
+            }
+            Err(error) => Err(StartError(format!("cannot open the log: {error}"))),
+        }
+    }
+
+    /// Writes the first entry of a new group, of which this member is the only voter.
+    async fn found(&self, running: &Running<S>) -> Result<(), StartError> {
+        let fail = |error: String| StartError(format!("founding the group: {error}"));
+        if !running
+            .raft
+            .is_initialized()
+            .await
+            .map_err(|error| fail(error.to_string()))?
+        {
+            let members = std::collections::BTreeMap::from([(running.identity.node_id, self.own_node())]);
+            running
+                .raft
+                .initialize(members)
+                .await
+                .map_err(|error| fail(error.to_string()))?;
+        }
+        let stored = Stored {
+            identity: running.identity,
+            founding: false,
+        };
+        self.data
+            .set_identity(&stored)
+            .map_err(start_error("cannot store the member's identity"))
+    }
+
+    pub(crate) fn own_node(&self) -> MemberNode {
+        MemberNode {
+            name: self.options.name.clone(),
+            peer_address: self.options.peer_advertise.clone(),
+            admin_address: self.options.admin_advertise.clone(),
+        }
+    }
+
+    fn spawn_watchers(self: &Arc<Self>, running: &Running<S>) {
+        let lease_time =
+            Duration::from_millis(timers(self.options.timing).election_max).mul_f64(LEASE_MARGIN);
+        let follow = leadership::follow(
+            running.raft.metrics(),
+            lease_time,
+            self.lease.clone(),
+            self.leadership.clone(),
+            self.stop.clone(),
+        );
+        self.tasks.spawn_on(follow, &self.runtime);
+        let (member, mut metrics) = (self.clone(), running.raft.metrics());
+        let watch_metrics = async move {
+            let mut members = BTreeSet::new();
+            loop {
+                let now: BTreeSet<NodeId> = {
+                    let metrics = metrics.borrow_and_update();
+                    if let Err(error) = &metrics.running_state
+                        && !member.stop.is_cancelled()
+                    {
+                        member.failure.send_replace(Some(error.to_string()));
+                    }
+                    metrics
+                        .membership_config
+                        .membership()
+                        .nodes()
+                        .map(|(id, _)| *id)
+                        .collect()
+                };
+                if let Some(running) = member.running()
+                    && now != members
+                {
+                    running.peers.retain(|id| now.contains(&id));
+                    members = now;
+                }
+                member.changed.send_replace(());
+                tokio::select! {
+                    () = member.stop.cancelled() => return,
+                    changed = metrics.changed() => if changed.is_err() { return },
+                }
+            }
+        };
+        self.tasks.spawn_on(watch_metrics, &self.runtime);
+    }
+
+    /// Binds the peer port and serves it in the background.
+    async fn serve_peers(self: &Arc<Self>) -> Result<(), StartError> {
+        let listen: SocketAddr = self.options.peer_listen;
+        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+            StartError(format!(
+                "cannot listen for peers on {listen}: {error}; is the port taken?"
+            ))
+        })?;
+        // The listener belongs to Raft's runtime from here on.
+        let listener = listener.into_std().map_err(start_error("peer port"))?;
+        let service = peer_server::PeerServer::new(PeerServer::new(self.clone()))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let mut server = Server::builder()
+            .tcp_nodelay(true)
+            .http2_keepalive_interval(Some(Duration::from_secs(5)));
+        if let Some(tls) = &self.options.tls {
+            server = server
+                .tls_config(server_tls(tls)?)
+                .map_err(|error| StartError(format!("peer TLS: {error}")))?;
+        }
+        let router = server.add_service(service);
+        let stop = self.stop.clone();
+        let serve = async move {
+            let listener = match tokio::net::TcpListener::from_std(listener) {
+                Ok(listener) => listener,
+                Err(error) => return warn!(%error, "the peer port closed"),
+            };
+            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            if let Err(error) = router
+                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+                .await
+            {
+                warn!(%error, "the peer port closed");
+            }
+        };
+        self.tasks.spawn_on(serve, &self.runtime);
+        Ok(())
+    }
+
+    fn client_tls(&self) -> Result<Option<ClientTlsConfig>, StartError> {
+        let Some(tls) = &self.options.tls else {
+            return Ok(None);
+        };
+        let (identity, authority) = read_tls(tls)?;
+        let config = ClientTlsConfig::new()
+            .identity(identity)
+            .ca_certificate(authority)
+            .domain_name(tls.server_name.clone());
+        Ok(Some(config))
+    }
+}
+
+/// The part of the followers' promise that the leader uses: the rest covers clocks that run at different speeds.
+const LEASE_MARGIN: f64 = 0.9;
+
+fn server_tls(tls: &PeerTls) -> Result<ServerTlsConfig, StartError> {
+    let (identity, authority) = read_tls(tls)?;
+    Ok(ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(authority))
+}
+
+fn read_tls(tls: &PeerTls) -> Result<(TlsIdentity, Certificate), StartError> {
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| StartError(format!("cannot read {}: {error}", path.display())))
+    };
+    let identity = TlsIdentity::from_pem(read(&tls.cert_file)?, read(&tls.key_file)?);
+    Ok((identity, Certificate::from_pem(read(&tls.ca_file)?)))
+}
+
+/// Milliseconds of a named profile.
+pub(crate) struct Timers {
+    pub(crate) heartbeat: u64,
+    pub(crate) election_min: u64,
+    pub(crate) election_max: u64,
+}
+
+pub(crate) fn timers(timing: Timing) -> Timers {
+    match timing {
+        Timing::Lan => Timers {
+            heartbeat: 30,
+            election_min: 100,
+            election_max: 200,
+        },
+        Timing::Edge => Timers {
+            heartbeat: 100,
+            election_min: 300,
+            election_max: 600,
+        },
+    }
+}
+
+fn config(timing: Timing, group: &Uuid) -> Result<Config, StartError> {
+    let timers = timers(timing);
+    let config = Config {
+        cluster_name: group.to_string(),
+        heartbeat_interval: timers.heartbeat,
+        election_timeout_min: timers.election_min,
+        election_timeout_max: timers.election_max,
+        // Alternates silence and probes when a quorum is lost, so that a stale leader cannot keep a connected quorum
+        // from electing; openraft asks for at least the lease plus the election time-out.
+        quorum_loss_probe_interval: Some(2 * timers.election_max),
+        enable_pre_vote: Some(true),
+        allow_log_reversion: Some(false),
+        // A restarted leader is elected again like any other: safe whatever its commit index says.
+        enable_leader_restore: Some(false),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
+        max_in_snapshot_log_to_keep: KEEP_BEHIND_SNAPSHOT,
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        install_snapshot_timeout: 30_000,
+        // A member that was restarted is found again soon.
+        backoff: "20ms 40ms 80ms ...500ms".to_owned(),
+        ..Config::default()
+    };
+    config
+        .validate()
+        .map_err(|error| StartError(format!("Raft's configuration: {error}")))
+}

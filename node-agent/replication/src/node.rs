@@ -1,0 +1,205 @@
+//! A member as its program sees it: status, membership one step at a time, and the end.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::identity::{Identity, Stored};
+use crate::member::{Member, RaftRuntime};
+use crate::membership::{add_learner, become_member, promote, remove, status, stop, transfer};
+use crate::raft::types::MemberNode;
+use crate::{MembershipError, NodeId, NodeOptions, NodeStatus, Replica, StartError, State};
+
+/// The founder's node id. Every other id is the index of a later log entry, and those are greater.
+const FOUNDER: NodeId = 1;
+
+/// A running member, whatever service it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Node {
+    control: Arc<dyn Control>,
+    _runtime: Arc<RaftRuntime>,
+}
+
+impl Node {
+    /// Opens the data directory, serves peers, and goes on as the member it was. On an empty disk it waits for
+    /// [`Node::initialize`] or [`Node::join`]; the replica works already, without a leader.
+    ///
+    /// # Errors
+    /// When the directory or the port cannot be used, or the log cannot be read for another reason than corruption.
+    pub async fn start<S: State>(options: NodeOptions) -> Result<(Self, Replica<S>), StartError> {
+        let (member, runtime) = Member::<S>::start(options).await?;
+        let replica = Replica::new(member.clone());
+        Ok((
+            Self {
+                control: Arc::new(Handle(member)),
+                _runtime: Arc::new(runtime),
+            },
+            replica,
+        ))
+    }
+
+    /// What the member says of itself.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        self.control.status()
+    }
+
+    /// Ticks when the status may have changed.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.control.watch()
+    }
+
+    /// Makes this member the only voter of a new group. To be called once in a group's life, on one member.
+    ///
+    /// # Errors
+    /// When this member is in a group already.
+    pub async fn initialize(&self, group_id: Uuid) -> Result<Identity, MembershipError> {
+        self.control.initialize(group_id).await
+    }
+
+    /// Admits a member with an empty disk, on the leader; its node id is the index of a log entry of its own.
+    ///
+    /// # Errors
+    /// When this member does not lead or the change is not committed in time.
+    pub async fn add_learner(
+        &self,
+        name: String,
+        peer_address: String,
+        admin_address: String,
+    ) -> Result<Identity, MembershipError> {
+        self.control
+            .add_learner(MemberNode {
+                name,
+                peer_address,
+                admin_address,
+            })
+            .await
+    }
+
+    /// Takes the identity that a leader gave out. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// When this member is in a group already, under another identity.
+    pub async fn join(&self, identity: Identity) -> Result<(), MembershipError> {
+        self.control.join(identity).await
+    }
+
+    /// Makes a learner a voter, once it has caught up.
+    ///
+    /// # Errors
+    /// When this member does not lead, the learner is unknown, or it does not catch up in time.
+    pub async fn promote(&self, id: NodeId) -> Result<(), MembershipError> {
+        self.control.promote(id).await
+    }
+
+    /// Removes a member for good.
+    ///
+    /// # Errors
+    /// When this member does not lead, or is the one to be removed.
+    pub async fn remove(&self, id: NodeId) -> Result<(), MembershipError> {
+        self.control.remove(id).await
+    }
+
+    /// Hands leadership to `to`, or to the member that is furthest. Stops serving before it does.
+    ///
+    /// # Errors
+    /// When this member does not lead, or nobody takes over.
+    pub async fn transfer(&self, to: Option<NodeId>) -> Result<(), MembershipError> {
+        self.control.transfer(to).await
+    }
+
+    /// Hands leadership over if it leads, then ends: everything synced, the data directory free.
+    pub async fn stop(&self) {
+        self.control.stop().await;
+    }
+
+    /// Resolves, with the reason, when the member cannot go on (a failed sync, a bug): the process has to end.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.control.failure();
+        loop {
+            if let Some(reason) = failure.borrow_and_update().clone() {
+                return reason;
+            }
+            if failure.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// [`Node`] without the state's type.
+trait Control: Send + Sync {
+    fn status(&self) -> NodeStatus;
+    fn watch(&self) -> watch::Receiver<()>;
+    fn failure(&self) -> watch::Receiver<Option<String>>;
+    fn initialize(&self, group_id: Uuid) -> BoxFuture<'_, Result<Identity, MembershipError>>;
+    fn add_learner(&self, node: MemberNode) -> BoxFuture<'_, Result<Identity, MembershipError>>;
+    fn join(&self, identity: Identity) -> BoxFuture<'_, Result<(), MembershipError>>;
+    fn promote(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
+    fn remove(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
+    fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<(), MembershipError>>;
+    fn stop(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Gives the trait's methods an owned `Arc` of the member.
+struct Handle<S: State>(Arc<Member<S>>);
+
+impl<S: State> Control for Handle<S> {
+    fn status(&self) -> NodeStatus {
+        status(&self.0)
+    }
+
+    fn watch(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.0.failure.subscribe()
+    }
+
+    fn initialize(&self, group_id: Uuid) -> BoxFuture<'_, Result<Identity, MembershipError>> {
+        let stored = Stored {
+            identity: Identity {
+                group_id,
+                node_id: FOUNDER,
+            },
+            founding: true,
+        };
+        async move { become_member(&self.0, stored).await.map(|()| stored.identity) }.boxed()
+    }
+
+    fn add_learner(&self, node: MemberNode) -> BoxFuture<'_, Result<Identity, MembershipError>> {
+        add_learner(&self.0, node).boxed()
+    }
+
+    fn join(&self, identity: Identity) -> BoxFuture<'_, Result<(), MembershipError>> {
+        become_member(
+            &self.0,
+            Stored {
+                identity,
+                founding: false,
+            },
+        )
+        .boxed()
+    }
+
+    fn promote(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
+        promote(&self.0, id).boxed()
+    }
+
+    fn remove(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
+        remove(&self.0, id).boxed()
+    }
+
+    fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<(), MembershipError>> {
+        transfer(&self.0, to).boxed()
+    }
+
+    fn stop(&self) -> BoxFuture<'_, ()> {
+        stop(&self.0).boxed()
+    }
+}

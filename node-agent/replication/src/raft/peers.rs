@@ -1,0 +1,226 @@
+//! Connections to the other members: three a peer, so that bulk never delays a heartbeat.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Request, Status};
+use tracing::debug;
+
+use crate::identity::Identity;
+use crate::raft::proto::Message;
+use crate::raft::proto::peer_client::PeerClient;
+use crate::{AskError, NodeId, ReplyStream};
+
+/// Metadata that names the group, the caller and the member that is called.
+pub(crate) const GROUP: &str = "quorate-group";
+pub(crate) const FROM: &str = "quorate-from";
+pub(crate) const TO: &str = "quorate-to";
+/// The largest message between peers: one read of the log plus one large entry fits.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 20;
+/// How long a connection may take to open.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often an open connection is probed, and how long the probe may take.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Messages outside the log that wait for one slow peer; further ones are dropped.
+const TELL_QUEUE_MAX: usize = 256;
+/// How long a teller waits before it connects again.
+const TELL_RETRY: Duration = Duration::from_millis(100);
+
+pub(crate) type Client = PeerClient<InterceptedService<Channel, Stamp>>;
+
+/// Which of a peer's connections a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lane {
+    /// Log entries and votes.
+    Log,
+    /// Heartbeats.
+    Heartbeat,
+    /// Snapshots, and whatever services send.
+    Bulk,
+}
+
+/// Marks each call with its group, caller and target.
+#[derive(Clone)]
+pub(crate) struct Stamp {
+    group: AsciiMetadataValue,
+    from: AsciiMetadataValue,
+    to: AsciiMetadataValue,
+}
+
+impl Interceptor for Stamp {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata: &mut MetadataMap = request.metadata_mut();
+        metadata.insert(GROUP, self.group.clone());
+        metadata.insert(FROM, self.from.clone());
+        metadata.insert(TO, self.to.clone());
+        Ok(request)
+    }
+}
+
+/// The connections of one member to its peers; opened when first used, reopened when broken.
+pub(crate) struct Peers {
+    identity: Identity,
+    tls: Option<ClientTlsConfig>,
+    links: Mutex<BTreeMap<NodeId, Link>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Link {
+    address: String,
+    lanes: [Channel; 3],
+    teller: mpsc::Sender<Message>,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        identity: Identity,
+        tls: Option<ClientTlsConfig>,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            identity,
+            tls,
+            links: Mutex::default(),
+            tasks,
+            stop,
+        })
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.clone())?;
+        }
+        Ok(endpoint.connect_lazy())
+    }
+
+    fn stamp(&self, to: NodeId) -> Stamp {
+        let ascii = |text: String| {
+            AsciiMetadataValue::try_from(text).expect("a UUID and decimal numbers are valid metadata")
+        };
+        Stamp {
+            group: ascii(self.identity.group_id.to_string()),
+            from: ascii(self.identity.node_id.to_string()),
+            to: ascii(to.to_string()),
+        }
+    }
+
+    fn client_on(&self, channel: Channel, to: NodeId) -> Client {
+        PeerClient::with_interceptor(channel, self.stamp(to))
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn with_link<T>(&self, to: NodeId, address: &str, with: impl FnOnce(&Link) -> T) -> Result<T, AskError> {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if links.get(&to).is_none_or(|link| link.address != address) {
+            let open = || {
+                self.channel(address)
+                    .map_err(|error| AskError(format!("peer {to} at {address}: {error}")))
+            };
+            let lanes = [open()?, open()?, open()?];
+            let (teller, queue) = mpsc::channel(TELL_QUEUE_MAX);
+            let client = self.client_on(lanes[Lane::Bulk as usize].clone(), to);
+            self.tasks.spawn(deliver(client, queue, self.stop.clone()));
+            links.insert(
+                to,
+                Link {
+                    address: address.to_owned(),
+                    lanes,
+                    teller,
+                },
+            );
+        }
+        Ok(with(&links[&to]))
+    }
+
+    /// A client of `to`, on one of its connections. Does not wait: a broken connection shows in the call.
+    pub(crate) fn client(&self, to: NodeId, address: &str, lane: Lane) -> Result<Client, AskError> {
+        let channel = self.with_link(to, address, |link| link.lanes[lane as usize].clone())?;
+        Ok(self.client_on(channel, to))
+    }
+
+    /// Queues a message for `to`, or drops it when the queue is full.
+    pub(crate) fn tell(&self, to: NodeId, address: &str, message: Message) {
+        let told = self.with_link(to, address, |link| link.teller.try_send(message));
+        if !matches!(told, Ok(Ok(()))) {
+            debug!(to, "message outside the log dropped: the peer is slow or away");
+        }
+    }
+
+    /// Asks `to`'s service.
+    pub(crate) fn ask(
+        &self,
+        to: NodeId,
+        address: &str,
+        request: Bytes,
+    ) -> impl Future<Output = Result<ReplyStream, AskError>> + Send + use<> {
+        let client = self.client(to, address, Lane::Bulk);
+        async move {
+            let failed = move |status: Status| AskError(format!("peer {to}: {}", status.message()));
+            let answer = client?
+                .ask(Message {
+                    term: 0,
+                    bytes: request,
+                })
+                .await
+                .map_err(failed)?;
+            let stream: ReplyStream = Box::pin(
+                answer
+                    .into_inner()
+                    .map(move |part| part.map(|part| part.bytes).map_err(failed)),
+            );
+            Ok(stream)
+        }
+    }
+
+    /// Forgets the connections of members that left.
+    pub(crate) fn retain(&self, keep: impl Fn(NodeId) -> bool) {
+        self.links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|id, _| keep(*id));
+    }
+}
+
+/// Keeps one long call open and sends what is told; reconnects after a pause. Ends when the link is dropped.
+async fn deliver(mut client: Client, mut queue: mpsc::Receiver<Message>, stop: CancellationToken) {
+    while !queue.is_closed() || !queue.is_empty() {
+        let (forward, outgoing) = mpsc::channel(1);
+        let pump = async {
+            while let Some(message) = queue.recv().await {
+                if forward.send(message).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pump => {}
+            ended = client.tell(ReceiverStream::new(outgoing)) => {
+                debug!(?ended, "a call for messages outside the log ended");
+                tokio::time::sleep(TELL_RETRY).await;
+            }
+        }
+    }
+}

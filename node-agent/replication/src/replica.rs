@@ -1,0 +1,236 @@
+//! A service's handle on its replicated state.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::error::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
+use tokio::sync::{mpsc, watch};
+
+use crate::member::{Member, Running};
+use crate::raft::leadership::Lease;
+use crate::raft::proto::Message;
+use crate::raft::types::Proposal;
+use crate::{
+    Answerer, AskError, Leadership, NodeId, Peer, ProposeError, ReadError, ReplyStream, State, Told,
+};
+
+/// The largest encoded command; a larger one is a bug of the service.
+const COMMAND_BYTES_MAX: usize = 8 << 20;
+
+/// A service's handle on its replicated state: cheap to clone, usable before the member has joined its group.
+pub struct Replica<S: State> {
+    member: Arc<Member<S>>,
+}
+
+impl<S: State> Clone for Replica<S> {
+    fn clone(&self) -> Self {
+        Self {
+            member: self.member.clone(),
+        }
+    }
+}
+
+impl<S: State> Replica<S> {
+    pub(crate) fn new(member: Arc<Member<S>>) -> Self {
+        Self { member }
+    }
+
+    /// This member's node id; 0 before it has joined.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.member
+            .running()
+            .map_or(0, |running| running.identity.node_id)
+    }
+
+    /// Orders a command and waits until it is applied here. Only the leader can.
+    ///
+    /// Cancelling the future does not take the command back.
+    ///
+    /// # Errors
+    /// [`ProposeError::OutcomeUnknown`] is no failure: the command may have been or may yet be applied.
+    pub async fn propose(&self, command: S::Command) -> Result<S::Outcome, ProposeError> {
+        let running = self
+            .member
+            .running()
+            .ok_or(ProposeError::NotLeader { leader: None })?;
+        if running.wal.space() == wal::Space::Full {
+            return Err(ProposeError::StorageFull);
+        }
+        let command = postcard::to_allocvec(&command).expect("a command in memory always serialises");
+        debug_assert!(
+            command.len() <= COMMAND_BYTES_MAX,
+            "a command of {} bytes",
+            command.len()
+        );
+        let proposal = Proposal::new(unix_ms(), &command);
+        match running.raft.client_write(proposal).await {
+            Ok(response) => {
+                let outcome = response
+                    .data
+                    .0
+                    .and_then(|outcome| outcome.downcast::<S::Outcome>().ok());
+                Ok(*outcome.expect("apply answers a command with the outcome of its own service"))
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader {
+                    leader: forward.leader_id,
+                })
+            }
+            Err(RaftError::Fatal(Fatal::Stopped)) if self.member.stop.is_cancelled() => {
+                Err(ProposeError::Stopping)
+            }
+            Err(_) => Err(ProposeError::OutcomeUnknown),
+        }
+    }
+
+    /// Reads linearizably (ReadIndex): sees every command that was acknowledged before the call. Only the leader can.
+    ///
+    /// # Errors
+    /// When this member does not lead, or no quorum confirms that it does.
+    pub async fn read<T>(&self, read: impl FnOnce(&S) -> T) -> Result<T, ReadError> {
+        let running = self
+            .member
+            .running()
+            .ok_or(ReadError::NotLeader { leader: None })?;
+        match running.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(self.local(read)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ReadError::NotLeader {
+                    leader: forward.leader_id,
+                })
+            }
+            Err(RaftError::APIError(_)) => Err(ReadError::NotLeader { leader: None }),
+            Err(RaftError::Fatal(_)) => Err(ReadError::Stopping),
+        }
+    }
+
+    /// Reads this member's applied state as it is, maybe old. A lock is held meanwhile: keep it short.
+    pub fn local<T>(&self, read: impl FnOnce(&S) -> T) -> T {
+        self.member.applied.read(read)
+    }
+
+    /// Who leads; see [`Leadership`].
+    #[must_use]
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.member.leadership.subscribe()
+    }
+
+    /// Whether this member may answer clients; see [`Lease::is_valid`].
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        self.member.lease.clone()
+    }
+
+    /// The last applied index; changes when commands were applied or a snapshot was installed.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.member.applied.index()
+    }
+
+    /// The other members, voters and learners.
+    #[must_use]
+    pub fn peers(&self) -> Vec<Peer> {
+        let Some(running) = self.member.running() else {
+            return Vec::new();
+        };
+        let metrics = running.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        membership
+            .nodes()
+            .filter(|(id, _)| **id != running.identity.node_id)
+            .map(|(id, node)| Peer {
+                id: *id,
+                name: node.name.clone(),
+                voter: voters.contains(id),
+            })
+            .collect()
+    }
+
+    /// Whether `ids` (this member's own included, when it is among them) are a majority of the voters; in a joint
+    /// membership, of both sets.
+    #[must_use]
+    pub fn is_quorum(&self, ids: &BTreeSet<NodeId>) -> bool {
+        let Some(running) = self.member.running() else {
+            return false;
+        };
+        let metrics = running.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let configs = metrics.membership_config.membership().get_joint_config();
+        !configs.is_empty()
+            && configs
+                .iter()
+                .all(|voters| 2 * voters.intersection(ids).count() > voters.len())
+    }
+
+    /// Sends a message to every other member, outside the log: best effort, bounded, dropped where a peer is slow.
+    pub fn tell(&self, message: Bytes) {
+        let Some(running) = self.member.running() else {
+            return;
+        };
+        let (term, addresses) = {
+            let metrics = running.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let nodes = metrics.membership_config.membership().nodes();
+            let others = nodes.filter(|(id, _)| **id != running.identity.node_id);
+            (
+                metrics.current_term,
+                others
+                    .map(|(id, node)| (*id, node.peer_address.clone()))
+                    .collect::<Vec<_>>(),
+            )
+        };
+        for (id, address) in addresses {
+            running.peers.tell(
+                id,
+                &address,
+                Message {
+                    term,
+                    bytes: message.clone(),
+                },
+            );
+        }
+    }
+
+    /// The receiving end of [`Replica::tell`]; there is one, for the first caller.
+    #[must_use]
+    pub fn told(&self) -> Option<mpsc::Receiver<Told>> {
+        self.member.take_told()
+    }
+
+    /// Asks the service of one peer; the answer is a stream of chunks, ended by an error where it fails.
+    ///
+    /// # Errors
+    /// When the peer is not a member, cannot be reached, or refuses.
+    pub fn ask(&self, peer: NodeId, request: Bytes) -> BoxFuture<'static, Result<ReplyStream, AskError>> {
+        let running: Option<&Running<S>> = self.member.running();
+        let found = running.and_then(|running| Some((running, running.node(peer)?)));
+        match found {
+            Some((running, node)) => Box::pin(running.peers.ask(peer, &node.peer_address, request)),
+            None => Box::pin(async move { Err(AskError(format!("node {peer} is not a member"))) }),
+        }
+    }
+
+    /// Installs what answers the peers' [`Replica::ask`]; at most once.
+    pub fn answer_with(&self, answerer: Answerer) {
+        self.member.set_answerer(answerer);
+    }
+}
+
+/// The proposer's clock, for the stamp of an entry.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "time enters a command here and nowhere else"
+)]
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

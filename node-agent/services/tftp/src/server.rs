@@ -1,0 +1,199 @@
+//! The TFTP front: runs on every member, serves on the leader. The only part that opens sockets and reads clocks.
+//!
+//! A follower keeps the content and listens to the leader's positions, so that it can take over at any moment. The
+//! leader owns the socket: one task, one loop, no locks shared between transfers.
+
+mod leader;
+mod metrics;
+mod open;
+mod positions;
+mod session;
+mod socket;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::{Leadership, Replica, ServeError, Service, Shutdown};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use crate::content::ContentStore;
+use crate::files::Files;
+use crate::state::TftpState;
+use crate::transfer::Limits;
+
+pub use metrics::Metrics;
+pub use socket::bind;
+
+use leader::Leader;
+use positions::Board;
+use socket::ServerSocket;
+
+/// How long a leader whose lease ran out waits before it looks again, while Raft has not named another.
+const LEASE_RECHECK: Duration = Duration::from_millis(5);
+/// How long a leader that cannot bind its port waits before it tries again.
+const BIND_RETRY: Duration = Duration::from_millis(200);
+
+/// What the service needs to know. Numbers are positive.
+pub struct Options {
+    /// The UDP address that the leader serves.
+    pub listen: SocketAddr,
+    /// A socket bound to it already, held by a parent process so that the port is never closed between two leaders.
+    pub socket: Option<std::net::UdpSocket>,
+    /// The files.
+    pub files: Files,
+    /// Their content on this member.
+    pub store: ContentStore,
+    /// Running transfers in all.
+    pub sessions_max: u32,
+    /// Running transfers of one client address.
+    pub sessions_per_client_max: u32,
+    /// When a silent client is given up.
+    pub limits: Limits,
+    /// The largest `blksize` that is granted.
+    pub block_size_max: u16,
+    /// The largest `windowsize` that is granted.
+    pub window_size_max: u16,
+    /// Where transfers are counted.
+    pub metrics: Metrics,
+}
+
+/// The service.
+pub struct Tftp;
+
+/// What the parts of the front share.
+struct Context {
+    options: Options,
+    replica: Replica<TftpState>,
+    board: Board,
+}
+
+impl Service for Tftp {
+    type Options = Options;
+    type State = TftpState;
+
+    async fn serve(options: Options, replica: Replica<TftpState>, until: Shutdown) -> Result<(), ServeError> {
+        let files = options.files.clone();
+        let board = options.metrics.board();
+        let context = Arc::new(Context {
+            options,
+            replica,
+            board,
+        });
+        let told = context.replica.told();
+        tokio::select! {
+            () = files.run(until.clone()) => {}
+            () = listen(&context, told) => {}
+            () = forget(&context) => {}
+            served = alternate(context.clone(), &until) => return served,
+        }
+        Ok(())
+    }
+}
+
+/// Leads whenever this member leads, until `until`.
+async fn alternate(context: Arc<Context>, until: &Shutdown) -> Result<(), ServeError> {
+    let mut leadership = context.replica.leadership();
+    let lease = context.replica.lease();
+    loop {
+        let now = *leadership.borrow_and_update();
+        let Leadership::Leader { term } = now else {
+            context.options.metrics.leading(false);
+            tokio::select! {
+                () = until.requested() => return Ok(()),
+                changed = leadership.changed() => if changed.is_err() { return Ok(()) },
+            }
+            continue;
+        };
+        if !lease.is_valid() {
+            tokio::select! {
+                () = until.requested() => return Ok(()),
+                () = tokio::time::sleep(LEASE_RECHECK) => {}
+            }
+            continue;
+        }
+        match open_socket(&context.options) {
+            Ok(socket) => {
+                context.options.metrics.leading(true);
+                Leader::new(context.clone(), socket, term)
+                    .run(&mut leadership, until)
+                    .await;
+            }
+            // The old leader on the same machine may not have closed it yet.
+            Err(error) => {
+                warn!(address = %context.options.listen, %error, "cannot serve: is the port taken by another program?");
+                tokio::select! {
+                    () = until.requested() => return Ok(()),
+                    () = tokio::time::sleep(BIND_RETRY) => {}
+                }
+            }
+        }
+        if until.is_requested() {
+            return Ok(());
+        }
+    }
+}
+
+fn open_socket(options: &Options) -> io::Result<ServerSocket> {
+    let socket = match &options.socket {
+        Some(socket) => socket.try_clone()?,
+        None => bind(options.listen)?,
+    };
+    info!(address = %socket.local_addr()?, "serving");
+    ServerSocket::new(socket)
+}
+
+/// Writes down what leaders tell of their clients' positions.
+async fn listen(context: &Context, told: Option<mpsc::Receiver<replication::Told>>) {
+    let Some(mut told) = told else {
+        return std::future::pending().await;
+    };
+    while let Some(told) = told.recv().await {
+        context.board.hear(&told);
+    }
+    std::future::pending().await
+}
+
+/// Keeps the board as small as the sessions are.
+async fn forget(context: &Context) {
+    let mut applied = context.replica.applied();
+    while applied.changed().await.is_ok() {
+        context.replica.local(|state| {
+            context
+                .board
+                .forget_unless(state.sessions().len(), |id| state.session(id).is_some());
+        });
+    }
+    std::future::pending().await
+}
+
+/// The running transfers as this member knows them, for the status page: the newest first, at most `rows_max`.
+pub fn transfers(replica: &Replica<TftpState>, metrics: &Metrics, rows_max: usize) -> serde_json::Value {
+    replica.local(|state| {
+        let rows: Vec<_> = state
+            .sessions()
+            .rev()
+            .take(rows_max)
+            .map(|record| {
+                let fixed = &record.fixed;
+                let blocks = fixed.size / u64::from(fixed.block_size) + 1;
+                let acked = metrics
+                    .position(record.id)
+                    .max(record.acked.unwrap_or(0))
+                    .min(blocks);
+                let bytes = (acked * u64::from(fixed.block_size)).min(fixed.size);
+                serde_json::json!({
+                    "client": fixed.key.peer().to_string(),
+                    "file": fixed.path.as_str(),
+                    "bytes": bytes,
+                    "size": fixed.size,
+                    "blockSize": fixed.block_size,
+                    "windowSize": fixed.window_size,
+                })
+            })
+            .collect();
+        serde_json::Value::Array(rows)
+    })
+}

@@ -1,0 +1,620 @@
+//! The leader's loop: wait for one event, hand it to the session it is about, carry out what the session says.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use replication::{Leadership, Lease, ProposeError, Shutdown};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::content::{CHUNK_BYTES, ContentError};
+use crate::packet::{self, DATA_HEADER_BYTES, ErrorCode, Packet, Request};
+use crate::server::Context;
+use crate::server::metrics::end_name;
+use crate::server::open::{self, Opened, Refusal};
+use crate::server::positions;
+use crate::server::session::Session;
+use crate::server::socket::{Batch, DATAGRAM_BYTES_MAX, Datagram, ServerSocket};
+use crate::state::{Command, Outcome, SessionId, SessionKey};
+use crate::transfer::{End, Input, Output};
+
+/// Requests that may be on their way to a session at once; further ones are dropped, and their clients ask again.
+const OPENING_MAX: usize = 1024;
+/// Batches of datagrams taken in before timers and finished work get their turn.
+const BATCHES_A_TURN: usize = 4;
+/// How often the other members are told how far the clients are. A new leader is behind by this much, and by what the
+/// network takes.
+const TELL_INTERVAL: Duration = Duration::from_millis(2);
+/// How long ended sessions wait to be recorded again after that failed.
+const CLOSE_RETRY: Duration = Duration::from_secs(1);
+/// Positions in one message.
+const TOLD_MAX: usize = 8192;
+
+/// What a job of the leader found out.
+enum Done {
+    Opened {
+        key: SessionKey,
+        opened: Opened,
+        since: Duration,
+    },
+    Checkpointed(Vec<(SessionId, u64)>, Result<Outcome, ProposeError>),
+    Closed(Vec<SessionId>, Result<Outcome, ProposeError>),
+    Loaded(SessionKey, Result<(), ContentError>),
+    LoadedAhead,
+}
+
+enum Event {
+    Stop,
+    Look,
+    Readable,
+    Timer,
+    Done(Done),
+}
+
+/// The front while this member leads.
+pub(crate) struct Leader {
+    context: Arc<Context>,
+    lease: Lease,
+    socket: ServerSocket,
+    term: u64,
+    /// Times are counted from here.
+    epoch: Instant,
+    sessions: BTreeMap<SessionKey, Session>,
+    keys: BTreeMap<SessionId, SessionKey>,
+    opening: BTreeSet<SessionKey>,
+    /// Each session is in here at least once, at its deadline or earlier.
+    timers: BinaryHeap<Reverse<(Duration, SessionId)>>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    closing: Vec<SessionId>,
+    close_runs: bool,
+    /// Not before this: the last attempt failed.
+    close_at: Duration,
+    checkpoints: BTreeMap<SessionId, u64>,
+    checkpoint_runs: bool,
+    moved: Vec<SessionKey>,
+    told_at: Duration,
+    scratch: Vec<u8>,
+}
+
+impl Leader {
+    pub(crate) fn new(context: Arc<Context>, socket: ServerSocket, term: u64) -> Self {
+        Self {
+            lease: context.replica.lease(),
+            context,
+            socket,
+            term,
+            epoch: Instant::now(),
+            sessions: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            opening: BTreeSet::new(),
+            timers: BinaryHeap::new(),
+            jobs: FuturesUnordered::new(),
+            closing: Vec::new(),
+            close_runs: false,
+            close_at: Duration::ZERO,
+            checkpoints: BTreeMap::new(),
+            checkpoint_runs: false,
+            moved: Vec::new(),
+            told_at: Duration::ZERO,
+            scratch: Vec::with_capacity(DATAGRAM_BYTES_MAX),
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// Serves until this member no longer leads, or stops.
+    pub(crate) async fn run(mut self, leadership: &mut watch::Receiver<Leadership>, until: &Shutdown) {
+        self.take_over();
+        let mut batch = Batch::new();
+        let timer = tokio::time::sleep_until(self.epoch);
+        tokio::pin!(timer);
+        loop {
+            self.propose();
+            self.tell();
+            let wake = self.epoch + self.next_wake();
+            if timer.deadline() != wake {
+                timer.as_mut().reset(wake);
+            }
+            let event = tokio::select! {
+                biased;
+                () = until.requested() => Event::Stop,
+                changed = leadership.changed() => if changed.is_ok() { Event::Look } else { Event::Stop },
+                Some(done) = self.jobs.next(), if !self.jobs.is_empty() => Event::Done(done),
+                readable = self.socket.readable() => match readable {
+                    Ok(()) => Event::Readable,
+                    Err(error) => {
+                        warn!(%error, "the listener failed");
+                        Event::Stop
+                    }
+                },
+                () = &mut timer => Event::Timer,
+            };
+            // Before anything is read or sent: a process that was paused finds out here that it was deposed.
+            let leads = *leadership.borrow() == Leadership::Leader { term: self.term };
+            if !leads || !self.lease.is_valid() {
+                break;
+            }
+            match event {
+                Event::Stop => break,
+                Event::Look => {}
+                Event::Readable => self.receive(&mut batch),
+                Event::Timer => self.fire(),
+                Event::Done(done) => self.finish_job(done),
+            }
+        }
+        self.say_last_words();
+    }
+
+    /// Takes over every live session and sends at once what its client may be waiting for.
+    fn take_over(&mut self) {
+        let records: Vec<_> = self
+            .context
+            .replica
+            .local(|state| state.sessions().cloned().collect());
+        let exact = self.context.board.is_exact_for(self.term);
+        if !records.is_empty() {
+            info!(
+                term = self.term,
+                sessions = records.len(),
+                exact,
+                "taking transfers over"
+            );
+        }
+        for record in records {
+            let now = self.now();
+            let told = self.context.board.position(record.id);
+            let session = Session::resume(&record, told, exact, self.context.options.limits, now);
+            self.context.options.metrics.resumed();
+            self.admit(record.fixed.key, session);
+        }
+    }
+
+    /// Enters a session and does what it says first.
+    fn admit(&mut self, key: SessionKey, session: Session) {
+        self.keys.insert(session.id, key);
+        if let Some(replaced) = self.sessions.insert(key, session) {
+            self.keys.remove(&replaced.id);
+        }
+        self.context.options.metrics.sessions(self.sessions.len());
+        self.carry_out(key);
+    }
+
+    fn receive(&mut self, batch: &mut Batch) {
+        for _ in 0..BATCHES_A_TURN {
+            match self.socket.try_receive(batch) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return warn!(%error, "receiving failed"),
+            }
+            let mut packets = 0;
+            for datagram in batch.datagrams(self.socket.bound()) {
+                packets += 1;
+                self.handle_datagram(datagram);
+            }
+            self.context.options.metrics.received(packets);
+        }
+    }
+
+    fn handle_datagram(&mut self, datagram: Datagram<'_>) {
+        let key = SessionKey::new(datagram.peer, datagram.local);
+        let input = match Packet::decode(datagram.bytes) {
+            Ok(Packet::Ack(block)) => Input::Ack(block),
+            Ok(Packet::Error { code, .. }) => Input::PeerError { code },
+            Ok(Packet::Request(request)) => return self.handle_request(key, request),
+            // Nobody sends DATA or OACK to a server that only sends; to answer would invite loops.
+            Ok(Packet::Data { .. } | Packet::Oack(_)) => return,
+            Err(error) => {
+                // Only what looks like a request is answered: an ERROR must never be (RFC 1350 §7).
+                if let Some(code) = error.error_code()
+                    && open::is_answered(&key)
+                {
+                    self.context.options.metrics.request("malformed");
+                    self.send_error(key, code, &error.to_string());
+                }
+                return;
+            }
+        };
+        // An unknown client is not told "unknown transfer": right after a change of leader, or on a packet that was
+        // long under way, the ERROR would end a transfer that is well.
+        let now = self.now();
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.transfer.handle(input, now);
+            self.carry_out(key);
+        }
+    }
+
+    fn handle_request(&mut self, key: SessionKey, request: Request) {
+        if !open::is_answered(&key) {
+            return self.context.options.metrics.request("ignored");
+        }
+        let (path, mode) = match open::check(&request) {
+            Ok(checked) => checked,
+            Err(refusal) => return self.refuse(key, &refusal),
+        };
+        if let Some(session) = self.sessions.get_mut(&key)
+            && session.acked().is_none()
+            && session.fixed.path == path
+            && session.fixed.mode == mode
+        {
+            // The first answer was lost, or is slow.
+            session
+                .transfer
+                .handle(Input::RepeatedRequest, self.epoch.elapsed());
+            return self.carry_out(key);
+        }
+        if self.opening.len() >= OPENING_MAX || !self.opening.insert(key) {
+            return;
+        }
+        let (context, since) = (self.context.clone(), self.now());
+        let job = async move {
+            Done::Opened {
+                key,
+                opened: open::open(context, key, request, path, mode).await,
+                since,
+            }
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    fn refuse(&self, key: SessionKey, refusal: &Refusal) {
+        self.context.options.metrics.request(refusal.result);
+        info!(peer = %key.peer(), reason = refusal.message, "request refused");
+        self.send_error(key, refusal.code, &refusal.message);
+    }
+
+    fn send_error(&self, key: SessionKey, code: ErrorCode, message: &str) {
+        let bytes = packet::encode_error(code, message);
+        self.socket.send(key.peer(), key.local(), &bytes, bytes.len());
+    }
+
+    fn finish_job(&mut self, done: Done) {
+        match done {
+            Done::Opened { key, opened, since } => {
+                self.opening.remove(&key);
+                match opened {
+                    Opened::Session { id, fixed } => {
+                        let now = self.now();
+                        self.context.options.metrics.request("opened");
+                        self.context
+                            .options
+                            .metrics
+                            .opened_after((now - since).as_secs_f64());
+                        self.admit(key, Session::open(id, fixed, self.context.options.limits, now));
+                    }
+                    Opened::Refused(refusal) => self.refuse(key, &refusal),
+                    Opened::Nothing => self.context.options.metrics.request("unknown"),
+                }
+            }
+            Done::Checkpointed(positions, result) => {
+                self.checkpoint_runs = false;
+                // What was not stored is asked for again by the transfers themselves.
+                if result.is_ok() {
+                    for (id, block) in positions {
+                        self.handle(id, Input::CheckpointCommitted(block));
+                    }
+                }
+            }
+            Done::Closed(ids, result) => {
+                self.close_runs = false;
+                if result.is_err() {
+                    self.closing.extend(ids);
+                    self.close_at = self.now() + CLOSE_RETRY;
+                }
+            }
+            Done::Loaded(key, loaded) => self.finish_load(key, loaded),
+            Done::LoadedAhead => {}
+        }
+    }
+
+    fn handle(&mut self, id: SessionId, input: Input) {
+        let now = self.now();
+        if let Some(key) = self.keys.get(&id).copied()
+            && let Some(session) = self.sessions.get_mut(&key)
+        {
+            session.transfer.handle(input, now);
+            self.carry_out(key);
+        }
+    }
+
+    fn fire(&mut self) {
+        let now = self.now();
+        while let Some(Reverse((at, id))) = self.timers.peek().copied()
+            && at <= now
+        {
+            self.timers.pop();
+            let Some(key) = self.keys.get(&id).copied() else {
+                continue;
+            };
+            let Some(session) = self.sessions.get_mut(&key) else {
+                continue;
+            };
+            if session.scheduled != at {
+                continue;
+            }
+            session.scheduled = Duration::MAX;
+            if session.transfer.deadline() <= now {
+                session.transfer.handle(Input::Deadline, now);
+            }
+            self.carry_out(key);
+        }
+    }
+
+    /// Does what a session says until it says no more, and sets its timer.
+    fn carry_out(&mut self, key: SessionKey) {
+        while let Some(session) = self.sessions.get_mut(&key) {
+            let Some(output) = session.transfer.poll_output() else {
+                break;
+            };
+            match output {
+                Output::SendOack => {
+                    let oack = &session.fixed.oack;
+                    self.socket.send(key.peer(), key.local(), oack, oack.len());
+                    self.context.options.metrics.sent(1, 0);
+                }
+                Output::SendData { first, count } => self.send_data(key, first, count),
+                Output::Checkpoint(block) => {
+                    self.checkpoints.insert(session.id, block);
+                }
+                Output::Closed(end) => return self.end(key, end),
+            }
+        }
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        if session.acked().is_some() && !session.moved {
+            session.moved = true;
+            self.moved.push(key);
+        }
+        let deadline = session.transfer.deadline();
+        if deadline < session.scheduled {
+            session.scheduled = deadline;
+            self.timers.push(Reverse((deadline, session.id)));
+        }
+    }
+
+    /// Sends blocks, several in one call where the kernel can; stops where content is not in memory and fetches it.
+    fn send_data(&mut self, key: SessionKey, first: u64, count: u16) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let segment = DATA_HEADER_BYTES + usize::from(session.fixed.block_size);
+        let segments_max = self.socket.segments_max(segment) as u64;
+        let end = first + u64::from(count);
+        let mut next = first;
+        session.waiting = None;
+        while next < end {
+            self.scratch.clear();
+            let start = next;
+            let mut missing = None;
+            while next < end && next - start < segments_max {
+                let (offset, length) = session.extent(next);
+                let header_at = self.scratch.len();
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "the wire carries the low 16 bits; they roll over to 0"
+                )]
+                self.scratch.extend_from_slice(&packet::data_header(next as u16));
+                if let Err(chunk) =
+                    self.context
+                        .options
+                        .store
+                        .append_to(&session.blob, offset, length, &mut self.scratch)
+                {
+                    self.scratch.truncate(header_at);
+                    missing = Some(chunk);
+                    break;
+                }
+                next += 1;
+            }
+            if next > start {
+                self.socket.send(key.peer(), key.local(), &self.scratch, segment);
+                let headers = (next - start) * DATA_HEADER_BYTES as u64;
+                self.context
+                    .options
+                    .metrics
+                    .sent(next - start, self.scratch.len() as u64 - headers);
+                session.sent += next - start;
+            }
+            if let Some(chunk) = missing {
+                #[expect(clippy::cast_possible_truncation, reason = "not more than count")]
+                let rest = (end - next) as u16;
+                session.waiting = Some((next, rest));
+                return self.load(key, chunk);
+            }
+        }
+        self.load_ahead(key, end - 1);
+    }
+
+    /// Fetches a chunk from the disk (or a peer, or by conversion) for the blocks that wait.
+    fn load(&mut self, key: SessionKey, chunk: u64) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        if session.loading {
+            return;
+        }
+        session.loading = true;
+        let (blob, store, files) = (
+            session.blob,
+            self.context.options.store.clone(),
+            self.context.options.files.clone(),
+        );
+        let job = async move {
+            let loaded = match store.load(&blob, chunk).await {
+                Err(ContentError::Missing(content)) => match files.ensure(content).await {
+                    Ok(_) => store.load(&blob, chunk).await,
+                    Err(_) => Err(ContentError::Missing(content)),
+                },
+                loaded => loaded,
+            };
+            Done::Loaded(key, loaded.map(drop))
+        };
+        self.jobs.push(job.boxed());
+    }
+
+    /// Fetches the next chunk before it is needed.
+    fn load_ahead(&mut self, key: SessionKey, block: u64) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let (offset, _) = session.extent(block);
+        let ahead = offset / CHUNK_BYTES + 1;
+        if session.ahead >= ahead || ahead * CHUNK_BYTES >= session.fixed.size {
+            return;
+        }
+        session.ahead = ahead;
+        let (blob, store) = (session.blob, self.context.options.store.clone());
+        if store.chunk(&blob, ahead).is_none() {
+            // A failure shows again when the chunk is really needed.
+            self.jobs.push(
+                async move {
+                    store
+                        .load(&blob, ahead)
+                        .await
+                        .map(drop)
+                        .map_or(Done::LoadedAhead, |()| Done::LoadedAhead)
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn finish_load(&mut self, key: SessionKey, loaded: Result<(), ContentError>) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        session.loading = false;
+        match loaded {
+            Ok(()) => {
+                if let Some((first, count)) = session.waiting.take() {
+                    self.send_data(key, first, count);
+                }
+            }
+            // The transfer's own timer asks again, and its limits end it if the content stays away.
+            Err(error) => warn!(peer = %key.peer(), %error, "content could not be read"),
+        }
+    }
+
+    fn end(&mut self, key: SessionKey, end: End) {
+        let Some(session) = self.sessions.remove(&key) else {
+            return;
+        };
+        self.keys.remove(&session.id);
+        self.closing.push(session.id);
+        self.context.options.metrics.ended(end);
+        self.context.options.metrics.sessions(self.sessions.len());
+        let seconds = (self.now() - session.since).as_secs_f64();
+        info!(
+            peer = %key.peer(),
+            file = %session.fixed.path,
+            bytes = session.fixed.size,
+            blocks_sent = session.sent,
+            seconds,
+            end = end_name(end),
+            "transfer ended"
+        );
+    }
+
+    /// Proposes what has gathered: one batch of checkpoints and one of closed sessions at a time.
+    fn propose(&mut self) {
+        if !self.checkpoint_runs && !self.checkpoints.is_empty() {
+            self.checkpoint_runs = true;
+            let positions: Vec<_> = std::mem::take(&mut self.checkpoints).into_iter().collect();
+            let replica = self.context.replica.clone();
+            let job = async move {
+                let result = replica
+                    .propose(Command::Checkpoint {
+                        positions: positions.clone(),
+                    })
+                    .await;
+                Done::Checkpointed(positions, result)
+            };
+            self.jobs.push(job.boxed());
+        }
+        if !self.close_runs && !self.closing.is_empty() && self.now() >= self.close_at {
+            self.close_runs = true;
+            let sessions = std::mem::take(&mut self.closing);
+            let replica = self.context.replica.clone();
+            let job = async move {
+                let result = replica
+                    .propose(Command::Close {
+                        sessions: sessions.clone(),
+                    })
+                    .await;
+                Done::Closed(sessions, result)
+            };
+            self.jobs.push(job.boxed());
+        }
+    }
+
+    /// Tells the other members how far the clients are, not more often than they can use it.
+    fn tell(&mut self) {
+        let now = self.now();
+        if self.moved.is_empty() || now < self.told_at + TELL_INTERVAL {
+            return;
+        }
+        self.told_at = now;
+        let mut acked = Vec::with_capacity(self.moved.len());
+        for key in self.moved.drain(..) {
+            if let Some(session) = self.sessions.get_mut(&key)
+                && let Some(block) = session.acked()
+            {
+                session.moved = false;
+                self.context.board.note(session.id, block);
+                acked.push((session.id, block));
+            }
+        }
+        for part in acked.chunks(TOLD_MAX) {
+            self.context
+                .replica
+                .tell(positions::message(part.to_vec(), false));
+        }
+    }
+
+    /// The last positions: nothing was sent after them.
+    fn say_last_words(&mut self) {
+        self.context.options.metrics.sessions(0);
+        let acked: Vec<_> = self
+            .sessions
+            .values()
+            .filter_map(|session| Some((session.id, session.acked()?)))
+            .collect();
+        info!(
+            term = self.term,
+            sessions = self.sessions.len(),
+            "serving no longer"
+        );
+        for part in acked.chunks(TOLD_MAX) {
+            self.context
+                .replica
+                .tell(positions::message(part.to_vec(), false));
+        }
+        self.context.replica.tell(positions::message(Vec::new(), true));
+    }
+
+    fn next_wake(&self) -> Duration {
+        let timer = self
+            .timers
+            .peek()
+            .map_or(Duration::from_secs(3600), |Reverse((at, _))| *at);
+        let tell = if self.moved.is_empty() {
+            Duration::MAX
+        } else {
+            self.told_at + TELL_INTERVAL
+        };
+        let close = if self.closing.is_empty() || self.close_runs {
+            Duration::MAX
+        } else {
+            self.close_at
+        };
+        timer.min(tell).min(close)
+    }
+}

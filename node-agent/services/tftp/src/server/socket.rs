@@ -1,0 +1,206 @@
+//! The one UDP socket that all transfers share: batched receives, segmented sends, replies from the address that the
+//! client sent to.
+
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+
+use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Bytes of one receive buffer. Clients send requests (at most 1,024 bytes) and ACKs; the rest is room for several
+/// that the kernel hands over as one.
+const RECEIVE_BYTES: usize = 4096;
+/// Bytes the kernel may queue for the socket: some thousand clients that ask at once, and the gap between two leaders.
+const KERNEL_QUEUE_BYTES: usize = 4 << 20;
+/// The largest UDP payload (RFC 768 over IPv4), so the most that one segmented send can carry.
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_507;
+
+/// Opens the listening socket.
+///
+/// # Errors
+/// When the address cannot be bound: it is taken, or not one of this machine.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        // `[::]` serves IPv4 clients too.
+        socket.set_only_v6(false)?;
+    }
+    // Best effort: the kernel caps it at net.core.rmem_max.
+    let _ = socket.set_recv_buffer_size(KERNEL_QUEUE_BYTES);
+    let _ = socket.set_send_buffer_size(KERNEL_QUEUE_BYTES);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// A datagram that came in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Datagram<'a> {
+    /// Who sent it.
+    pub(crate) peer: SocketAddr,
+    /// Where it was sent to.
+    pub(crate) local: SocketAddr,
+    /// Its payload.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// The socket while this member leads.
+pub(crate) struct ServerSocket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+    bound: SocketAddr,
+    segments_max: usize,
+}
+
+/// Buffers for one batch of datagrams.
+pub(crate) struct Batch {
+    buffers: Vec<[u8; RECEIVE_BYTES]>,
+    metas: [RecvMeta; BATCH_SIZE],
+    filled: usize,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            buffers: vec![[0; RECEIVE_BYTES]; BATCH_SIZE],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+            filled: 0,
+        }
+    }
+
+    /// The datagrams of the last receive. One that was cut off because it was too long for its buffer is still seen,
+    /// and is no valid packet.
+    pub(crate) fn datagrams(&self, bound: SocketAddr) -> impl Iterator<Item = Datagram<'_>> {
+        let received = self.metas.iter().zip(&self.buffers).take(self.filled);
+        received.flat_map(move |(meta, buffer)| {
+            let local = SocketAddr::new(meta.dst_ip.unwrap_or(bound.ip()), bound.port());
+            let bytes = &buffer[..meta.len.min(RECEIVE_BYTES)];
+            let peer = meta.addr;
+            bytes
+                .chunks(meta.stride.max(1))
+                .map(move |bytes| Datagram { peer, local, bytes })
+        })
+    }
+}
+
+impl ServerSocket {
+    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let state = UdpSocketState::new((&socket).into())?;
+        // quinn-udp forbids fragments, as QUIC wants it. A TFTP client that asks for a block beyond the path's MTU
+        // expects IP to fragment it (RFC 2348 warns of it and allows it).
+        let address = socket.local_addr()?;
+        if address.is_ipv4() {
+            set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
+        } else {
+            set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
+        }
+        Ok(Self {
+            segments_max: state.max_gso_segments(),
+            bound: address,
+            state,
+            socket: UdpSocket::from_std(socket)?,
+        })
+    }
+
+    /// The address it is bound to, perhaps the unspecified one.
+    pub(crate) fn bound(&self) -> SocketAddr {
+        self.bound
+    }
+
+    /// Waits until there may be something to receive.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Receives what is there, without waiting; false when there is nothing.
+    pub(crate) fn try_receive(&self, batch: &mut Batch) -> io::Result<bool> {
+        batch.filled = 0;
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = {
+            let mut buffers = batch.buffers.iter_mut();
+            std::array::from_fn(|_| {
+                IoSliceMut::new(buffers.next().map_or(&mut [], |buffer| buffer.as_mut_slice()))
+            })
+        };
+        let received = self.socket.try_io(Interest::READABLE, || {
+            self.state
+                .recv((&self.socket).into(), &mut slices, &mut batch.metas)
+        });
+        match received {
+            Ok(filled) => {
+                batch.filled = filled;
+                Ok(filled > 0)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // An ICMP error of an earlier send (a client that is gone): about one peer, not about the socket.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How many packets of `bytes` each fit in one send.
+    pub(crate) fn segments_max(&self, bytes: usize) -> usize {
+        self.segments_max.min(DATAGRAM_BYTES_MAX / bytes.max(1)).max(1)
+    }
+
+    /// Sends packets of `segment` bytes each (the last may be shorter), without waiting: what does not fit into the
+    /// kernel's queue is lost, as on any network, and sent again by the transfer's timer.
+    pub(crate) fn send(&self, peer: SocketAddr, local: SocketAddr, contents: &[u8], segment: usize) {
+        let src_ip = Some(local.ip()).filter(|ip| !ip.is_unspecified());
+        let transmit = Transmit {
+            destination: peer,
+            ecn: None,
+            contents,
+            segment_size: Some(segment),
+            src_ip,
+        };
+        let sent = self.socket.try_io(Interest::WRITABLE, || {
+            self.state.try_send((&self.socket).into(), &transmit)
+        });
+        if let Err(error) = sent {
+            tracing::debug!(%peer, %error, "packet not sent");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn receive(socket: &ServerSocket, batch: &mut Batch) {
+        loop {
+            socket.readable().await.unwrap();
+            if socket.try_receive(batch).unwrap() {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_datagram_names_both_ends_and_a_reply_leaves_from_the_same_address() {
+        let any = ServerSocket::new(bind("0.0.0.0:0".parse().unwrap()).unwrap()).unwrap();
+        let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server: SocketAddr = ([127, 0, 0, 2], any.bound().port()).into();
+        client.send_to(b"hello", server).unwrap();
+        let mut batch = Batch::new();
+        receive(&any, &mut batch).await;
+        let datagram = batch.datagrams(any.bound()).next().unwrap();
+        assert_eq!(
+            (datagram.peer, datagram.local),
+            (client.local_addr().unwrap(), server)
+        );
+        assert_eq!(datagram.bytes, b"hello");
+        any.send(datagram.peer, datagram.local, b"abcdefgh-i", 4);
+        let mut buffer = [0; 16];
+        let mut got = Vec::new();
+        for _ in 0..3 {
+            let (bytes, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(from, server);
+            got.push(buffer[..bytes].to_vec());
+        }
+        assert_eq!(got, [b"abcd".to_vec(), b"efgh".to_vec(), b"-i".to_vec()]);
+    }
+}

@@ -1,0 +1,228 @@
+//! The embedded default: a whole group on one machine, without Kubernetes.
+//!
+//! Every member is a real process of this program (`run --config FILE`), so that killing one is what it is in
+//! earnest. `local` holds what a cluster would hold: it claims the ports, keeps the processes running, drives the
+//! group's membership, and shows how the members are. It serves nothing itself.
+
+mod driver;
+mod import;
+mod layout;
+mod listener;
+mod membership;
+mod screen;
+mod signals;
+mod supervisor;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
+use operator_api::config::{Durability, ServiceConfig, ServiceKind, TftpConfig, Timing};
+
+use driver::{Agent, Driver};
+use layout::{Choices, Layout};
+use screen::Screen;
+use signals::Signals;
+
+/// What `quorate-agent local` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The services to run; all of them when none is named.
+    #[arg(value_name = "SERVICE", value_parser = service_parser())]
+    services: Vec<ServiceKind>,
+    /// How many members the group has: 1, 3, 5 or 7. By default what --dir remembers, else 3.
+    #[arg(long, value_name = "N", value_parser = parse_replicas)]
+    replicas: Option<u16>,
+    /// Where to keep the members' data for the next start; by default in a temporary directory, removed at the end.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// A directory whose files are imported at the start.
+    #[arg(long, value_name = "DIR")]
+    tftp_root: Option<PathBuf>,
+    /// The UDP port for TFTP clients, on 127.0.0.1.
+    #[arg(long, value_name = "PORT", default_value_t = ServiceKind::Tftp.client_port())]
+    tftp_port: u16,
+    /// The UDP address for TFTP clients, instead of a port on 127.0.0.1: `0.0.0.0:6969`, `[::1]:6969`.
+    #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "tftp_port")]
+    tftp_listen: Option<SocketAddr>,
+    /// The admin port of the first member; the others have the next ones. By default 9401, or what --dir remembers.
+    #[arg(long, value_name = "PORT")]
+    admin_port: Option<u16>,
+    /// The first member's port for its peers; the others have the next ones. By default 7401, or what --dir remembers.
+    #[arg(long, value_name = "PORT")]
+    peer_port: Option<u16>,
+    /// When a write counts as stored: once it is synced to disk, or once it is written.
+    #[arg(long, default_value = "strict", value_parser = durability_parser())]
+    durability: Durability,
+    /// Election timers.
+    #[arg(long, default_value = "lan", value_parser = timing_parser())]
+    timing: Timing,
+    /// Which lines the members write to their logs: `warn`, `info`, `info,tftp=debug`.
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    log_level: String,
+    /// Print one line of JSON for each change instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the group until ctrl-C.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    validate(&args)?;
+    // Caught first of all, so that nothing is left behind when it comes during the start.
+    let mut signals = Signals::catch()?;
+    let listen = args.listen();
+    let option = if args.tftp_listen.is_some() {
+        "--tftp-listen"
+    } else {
+        "--tftp-port"
+    };
+    let socket = listener::bind_udp(listen, option)?;
+    let agent = Agent {
+        program: std::env::current_exe().context("finding this program's file")?,
+        timing: args.timing,
+        durability: args.durability,
+        log_level: args.log_level,
+        service: ServiceConfig::Tftp(TftpConfig::at(socket.local_addr()?)),
+        socket,
+        root: args.tftp_root,
+    };
+    let choices = Choices {
+        replicas: args.replicas,
+        admin_port: args.admin_port,
+        peer_port: args.peer_port,
+    };
+    let layout = Layout::open(args.dir.as_deref(), ServiceKind::Tftp, choices)?;
+    let driver = Driver::start(layout, agent, Screen::new(args.json))?;
+    driver.run(&mut signals).await
+}
+
+impl Args {
+    fn listen(&self) -> SocketAddr {
+        self.tftp_listen
+            .unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.tftp_port))
+    }
+}
+
+/// Checks what the parser cannot, before anything is started or written.
+fn validate(args: &Args) -> anyhow::Result<()> {
+    if let Some(root) = &args.tftp_root {
+        ensure!(
+            root.is_dir(),
+            "--tftp-root {}: there is no such directory",
+            root.display()
+        );
+    }
+    tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| {
+        format!(
+            "--log-level `{}` is not a filter such as `info` or `info,tftp=debug`",
+            args.log_level
+        )
+    })?;
+    Ok(())
+}
+
+fn parse_replicas(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(replicas) if replicas <= layout::REPLICAS_MAX && replicas % 2 == 1 => Ok(replicas),
+        _ => Err(
+            "a group has 1, 3, 5 or 7 members: one more than an odd number survives no more losses"
+                .to_owned(),
+        ),
+    }
+}
+
+fn service_parser() -> impl TypedValueParser<Value = ServiceKind> {
+    named(ServiceKind::ALL.map(|service| (service.name(), service)))
+}
+
+fn durability_parser() -> impl TypedValueParser<Value = Durability> {
+    named([("strict", Durability::Strict), ("relaxed", Durability::Relaxed)])
+}
+
+fn timing_parser() -> impl TypedValueParser<Value = Timing> {
+    named([("lan", Timing::Lan), ("edge", Timing::Edge)])
+}
+
+/// A parser of values by their names, which `--help` and errors list.
+fn named<T, const N: usize>(values: [(&'static str, T); N]) -> impl TypedValueParser<Value = T>
+where
+    T: Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(values.each_ref().map(|(name, _)| *name)).try_map(move |text| {
+        let value = values.iter().find(|(name, _)| *name == text);
+        value.map(|(_, value)| value.clone()).ok_or("unknown name")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Args, String> {
+        let all = std::iter::once("local").chain(arguments.iter().copied());
+        Cli::try_parse_from(all)
+            .map(|cli| cli.args)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_design() {
+        let args = parse(&[]).unwrap();
+        assert_eq!(args.listen(), "127.0.0.1:6969".parse().unwrap());
+        assert_eq!((args.durability, args.timing), (Durability::Strict, Timing::Lan));
+        validate(&args).unwrap();
+    }
+
+    #[test]
+    fn choices_are_read() {
+        let args = parse(&[
+            "tftp",
+            "--replicas",
+            "5",
+            "--tftp-listen",
+            "[::1]:69",
+            "--timing",
+            "edge",
+        ])
+        .unwrap();
+        assert_eq!(args.services, [ServiceKind::Tftp]);
+        assert_eq!(args.replicas, Some(5));
+        assert_eq!(args.listen(), "[::1]:69".parse().unwrap());
+        assert_eq!(args.timing, Timing::Edge);
+    }
+
+    #[test]
+    fn even_numbers_of_members_are_refused() {
+        for replicas in ["0", "2", "4", "9", "-1", "x"] {
+            let error = parse(&[&format!("--replicas={replicas}")]).unwrap_err();
+            assert!(error.contains("1, 3, 5 or 7 members"), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_answered_with_the_known_ones() {
+        assert!(parse(&["ntp"]).unwrap_err().contains("[possible values: tftp]"));
+        let error = parse(&["--durability", "none"]).unwrap_err();
+        assert!(error.contains("strict, relaxed"), "{error}");
+        assert!(parse(&["--tftp-port", "1", "--tftp-listen", "[::1]:2"]).is_err());
+    }
+
+    #[test]
+    fn missing_root_is_named_before_anything_starts() {
+        let args = parse(&["--tftp-root", "/nonexistent/root"]).unwrap();
+        let error = validate(&args).unwrap_err().to_string();
+        assert!(error.contains("--tftp-root /nonexistent/root"), "{error}");
+        let args = parse(&["--log-level", "=,="]).unwrap();
+        assert!(validate(&args).unwrap_err().to_string().contains("--log-level"));
+    }
+}

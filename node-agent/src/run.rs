@@ -1,0 +1,293 @@
+//! `quorate-agent run`: one member, from its configuration to its last answer.
+//!
+//! Order at the end, so that no client sees it: not ready, leadership handed over, the service drained, the node
+//! stopped, the admin port closed last.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use listenfd::ListenFd;
+use operator_api::AgentConfig;
+use replication::{Node, ServeError, Shutdown};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use crate::admin::{self, Admin, Phase};
+use crate::config::{self, DataDir};
+use crate::group;
+use crate::services::{self, Started};
+use crate::telemetry::{self, Metrics};
+
+/// What `quorate-agent run` takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The member's configuration, JSON.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the member until it is asked to stop, or cannot go on.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = config::read(&args.config)?;
+    telemetry::start_logging(config.log_format, &config.log_level)?;
+    match Member::start(&config).await {
+        Ok(member) => Ok(member.live(&config).await),
+        Err(error) => {
+            // The log is where a pod's errors are looked for; `main` must not say it once more.
+            tracing::error!(
+                member = config.name,
+                error = format!("{error:#}"),
+                "the member cannot start"
+            );
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// A running member.
+struct Member {
+    node: Node,
+    /// Ends when the service ends.
+    service: JoinSet<Result<(), ServeError>>,
+    /// Ends when the admin port is closed.
+    admin: JoinSet<()>,
+    phase: watch::Sender<Phase>,
+    stop_service: Shutdown,
+    stop_admin: Shutdown,
+    stop: StopRequests,
+    /// Held until the process ends.
+    _data_dir: DataDir,
+}
+
+/// Why the member ends.
+enum End {
+    /// It was asked to.
+    Asked(&'static str),
+    /// It cannot go on.
+    Failed(String),
+}
+
+impl Member {
+    async fn start(config: &AgentConfig) -> anyhow::Result<Self> {
+        // First of all, so that a signal during the start is not lost.
+        let stop = StopRequests::new(config.exit_with_stdin)?;
+        let data_dir = DataDir::take(&config.data_dir)?;
+        let token = config
+            .token_file
+            .as_deref()
+            .map(group::read_token)
+            .transpose()
+            .context("field tokenFile")?;
+        let listener = admin::server::bind(config.admin.listen).await?;
+        let kind = config.service.kind();
+        let metrics = Arc::new(Metrics::new(kind, &config.name)?);
+        let stop_service = Shutdown::new();
+        let Started {
+            node,
+            serving,
+            client_address,
+            detail,
+            lacks,
+            files,
+        } = services::start(
+            config,
+            data_dir.path(),
+            ListenFd::from_env(),
+            metrics.registry(),
+            stop_service.clone(),
+        )
+        .await
+        .with_context(|| format!("starting the {kind} service"))?;
+        let (phase, phases) = watch::channel(Phase::Running);
+        let routes = admin::router(Admin {
+            service: kind,
+            name: config.name.clone(),
+            client_address,
+            admin_address: config.admin.advertise.clone(),
+            control: Arc::new(node.clone()),
+            detail,
+            lacks,
+            files,
+            metrics,
+            token,
+            phase: phases,
+        });
+        let stop_admin = Shutdown::new();
+        tracing::info!(member = config.name, service = %kind, admin = %address(&listener), "the member runs");
+        let mut service = JoinSet::new();
+        service.spawn(serving);
+        let mut admin = JoinSet::new();
+        admin.spawn(admin::server::serve(listener, routes, stop_admin.clone()));
+        Ok(Self {
+            node,
+            service,
+            admin,
+            phase,
+            stop_service,
+            stop_admin,
+            stop,
+            _data_dir: data_dir,
+        })
+    }
+
+    async fn live(mut self, config: &AgentConfig) -> ExitCode {
+        let end = tokio::select! {
+            // In this order: a node that failed makes its service end, and is the reason to tell.
+            biased;
+            reason = self.stop.requested() => End::Asked(reason),
+            reason = self.node.failed() => End::Failed(reason),
+            ended = self.service.join_next() => End::Failed(service_ended(ended)),
+            _ = self.admin.join_next() => End::Failed("the admin port's task ended".to_owned()),
+        };
+        match end {
+            End::Asked(reason) => {
+                tracing::info!(member = config.name, reason, "stopping");
+                self.end(config).await
+            }
+            End::Failed(reason) => {
+                tracing::error!(member = config.name, reason, "the member cannot go on, and ends");
+                self.phase.send_replace(Phase::Failed(reason));
+                ExitCode::from(EXIT_FAILED)
+            }
+        }
+    }
+
+    /// Hands the work over and ends. A second request to stop ends the process at once.
+    async fn end(mut self, config: &AgentConfig) -> ExitCode {
+        self.phase.send_replace(Phase::Stopping);
+        let drain = Duration::from_secs(config.drain_seconds.into());
+        let orderly = async {
+            if self.node.status().serving {
+                // While the service still runs: it brings the new leader up to date, and follows it itself.
+                match tokio::time::timeout(TRANSFER_TIMEOUT, self.node.transfer(None)).await {
+                    Ok(Ok(())) => tracing::info!(member = config.name, "leadership handed over"),
+                    Ok(Err(error)) => {
+                        tracing::warn!(member = config.name, %error, "no member took leadership over")
+                    }
+                    Err(_) => tracing::warn!(member = config.name, "no member took leadership over in time"),
+                }
+            }
+            self.stop_service.request();
+            match tokio::time::timeout(drain, self.service.join_next()).await {
+                Ok(Some(Ok(Ok(()))) | None) => {}
+                Ok(ended @ Some(_)) => {
+                    tracing::warn!(
+                        member = config.name,
+                        reason = service_ended(ended),
+                        "while stopping"
+                    );
+                }
+                Err(_) => tracing::warn!(
+                    member = config.name,
+                    ?drain,
+                    "work was cut at the end of drainSeconds"
+                ),
+            }
+            self.service.shutdown().await;
+            if tokio::time::timeout(NODE_STOP_TIMEOUT, self.node.stop())
+                .await
+                .is_err()
+            {
+                // What was acknowledged is on disk already; only an orderly mark is missing.
+                tracing::warn!(member = config.name, "the node did not stop in time");
+            }
+            self.stop_admin.request();
+            while self.admin.join_next().await.is_some() {}
+        };
+        tokio::select! {
+            () = orderly => {
+                tracing::info!(member = config.name, "stopped");
+                ExitCode::SUCCESS
+            }
+            reason = self.stop.requested() => {
+                tracing::warn!(member = config.name, reason, "stopped at once");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn service_ended(ended: Option<Result<Result<(), ServeError>, JoinError>>) -> String {
+    match ended {
+        Some(Ok(Ok(()))) | None => "the service ended by itself".to_owned(),
+        Some(Ok(Err(error))) => format!("the service failed: {:#}", anyhow::Error::new(error)),
+        Some(Err(error)) => format!("the service broke: {error}"),
+    }
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener
+        .local_addr()
+        .map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+/// The ways in which the process is asked to end.
+struct StopRequests {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Resolves when standard input ends; none when that does not count, or has been counted.
+    stdin: Option<oneshot::Receiver<()>>,
+}
+
+impl StopRequests {
+    fn new(exit_with_stdin: bool) -> anyhow::Result<Self> {
+        let listening = "listening to signals";
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context(listening)?,
+            interrupt: signal(SignalKind::interrupt()).context(listening)?,
+            stdin: exit_with_stdin.then(stdin_end),
+        })
+    }
+
+    async fn requested(&mut self) -> &'static str {
+        let stdin = &mut self.stdin;
+        let stdin_end = async {
+            match stdin {
+                // A sender that is gone without a word could not read: no parent, then.
+                Some(end) => drop(end.await),
+                None => std::future::pending().await,
+            }
+            *stdin = None;
+        };
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            () = stdin_end => "standard input ended",
+        }
+    }
+}
+
+/// Waits for the end of standard input on a thread of its own: a blocking read cannot be cancelled, and this thread
+/// must not hold the runtime's end up.
+fn stdin_end() -> oneshot::Receiver<()> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let mut ignored = [0; 256];
+        let mut stdin = std::io::stdin().lock();
+        loop {
+            match stdin.read(&mut ignored) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        sender.send(()).ok();
+    });
+    receiver
+}
+
+/// `EX_SOFTWARE` of sysexits.h: the member cannot go on, and says why in its log.
+const EXIT_FAILED: u8 = 70;
+
+/// A transfer takes an election without its timeout; the node itself falls back to an election when it stalls.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// For the last sync and the peers' connections.
+const NODE_STOP_TIMEOUT: Duration = Duration::from_secs(5);

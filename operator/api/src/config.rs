@@ -1,0 +1,314 @@
+//! The agent's configuration: what the operator or the `local` command writes and `quorate-agent run` reads (JSON).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The services Quorate runs. One group (one custom resource) runs one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceKind {
+    /// A TFTP server (RFC 1350 and its extensions).
+    Tftp,
+}
+
+impl ServiceKind {
+    /// Every service, in the order in which they are listed to people.
+    pub const ALL: [Self; 1] = [Self::Tftp];
+
+    /// The lowercase name that commands, metrics, logs and file names use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tftp => "tftp",
+        }
+    }
+
+    /// The client port of an unprivileged listener, in pods and under `local`.
+    #[must_use]
+    pub const fn client_port(self) -> u16 {
+        match self {
+            Self::Tftp => 6969,
+        }
+    }
+
+    /// The admin port of the first member under `local`; each further member has the next one.
+    #[must_use]
+    pub const fn local_admin_port(self) -> u16 {
+        match self {
+            Self::Tftp => 9401,
+        }
+    }
+}
+
+impl std::fmt::Display for ServiceKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The configuration of one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The member's name, unique in its group and stable over restarts: a pod's name, or `tftp-0` under `local`.
+    pub name: String,
+    /// Where the member keeps its identity, log, snapshots and files. One member owns it, by a lock file.
+    pub data_dir: PathBuf,
+    /// Where peers reach this member.
+    pub peer: Endpoint,
+    /// Where health, metrics, status and the admin API are served.
+    pub admin: Endpoint,
+    /// Election timers.
+    #[serde(default)]
+    pub timing: Timing,
+    /// When a write counts as stored.
+    #[serde(default)]
+    pub durability: Durability,
+    /// Mutual TLS between peers; plain TCP without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_tls: Option<PeerTls>,
+    /// A file with the token that admin requests which change something must carry. Without it they are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// How log lines look.
+    #[serde(default)]
+    pub log_format: LogFormat,
+    /// Which log lines are written, in the syntax of `tracing`'s `EnvFilter` (`info`, `info,tftp=debug`).
+    #[serde(default = "default_log_level")]
+    pub log_level: String,
+    /// How long a stopping member lets running work drain after it handed leadership over, in seconds.
+    #[serde(default = "default_drain_seconds")]
+    pub drain_seconds: u32,
+    /// End the process when standard input ends: the parent that held the other end is gone.
+    #[serde(default)]
+    pub exit_with_stdin: bool,
+    /// The service this member runs, with its options.
+    pub service: ServiceConfig,
+}
+
+/// An address to listen on, and the name or address under which others reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// The socket address to bind.
+    pub listen: SocketAddr,
+    /// `host:port` that is told to others.
+    pub advertise: String,
+}
+
+/// The service of a group and its options: a union with the discriminator `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum ServiceConfig {
+    /// TFTP.
+    Tftp(TftpConfig),
+}
+
+impl ServiceConfig {
+    /// Which service this configures.
+    #[must_use]
+    pub const fn kind(&self) -> ServiceKind {
+        match self {
+            Self::Tftp(_) => ServiceKind::Tftp,
+        }
+    }
+}
+
+/// The options of the TFTP service. Numbers are checked by [`TftpConfig::validate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TftpConfig {
+    /// The UDP address that the leader serves. A socket passed by the parent (`LISTEN_FDS`) takes its place.
+    pub listen: SocketAddr,
+    /// Running transfers in all; a request beyond it is answered with an ERROR (code 0).
+    #[serde(default = "TftpConfig::default_sessions_max")]
+    pub sessions_max: u32,
+    /// Running transfers of one client address; a request beyond it is answered with an ERROR (code 0).
+    #[serde(default = "TftpConfig::default_sessions_per_client_max")]
+    pub sessions_per_client_max: u32,
+    /// How often a packet is sent again without any sign of the client before its transfer is given up.
+    #[serde(default = "TftpConfig::default_retransmissions_max")]
+    pub retransmissions_max: u32,
+    /// Seconds without any packet from the client after which its transfer is given up.
+    #[serde(default = "TftpConfig::default_idle_seconds_max")]
+    pub idle_seconds_max: u32,
+    /// The largest `blksize` (RFC 2348) that is granted, 8 to 65464.
+    #[serde(default = "TftpConfig::default_block_size_max")]
+    pub block_size_max: u16,
+    /// The largest `windowsize` (RFC 7440) that is granted, 1 to 65535.
+    #[serde(default = "TftpConfig::default_window_size_max")]
+    pub window_size_max: u16,
+    /// Bytes of file content that each member keeps in memory for all transfers together.
+    #[serde(default = "TftpConfig::default_cache_bytes_max")]
+    pub cache_bytes_max: u64,
+    /// Bytes that all files together may hold on each member's disk.
+    #[serde(default = "TftpConfig::default_content_bytes_max")]
+    pub content_bytes_max: u64,
+    /// Files that the group may hold.
+    #[serde(default = "TftpConfig::default_files_max")]
+    pub files_max: u32,
+}
+
+impl TftpConfig {
+    const fn default_sessions_max() -> u32 {
+        10_000
+    }
+    const fn default_sessions_per_client_max() -> u32 {
+        // A phone system or a NAT in front of a rack shares one address; a boot ROM asks two or three times at once.
+        1_000
+    }
+    const fn default_retransmissions_max() -> u32 {
+        // With the exponential back-off of RFC 1123 4.2.3.2 this lasts about 50 s, as long as U-Boot's patience, and
+        // it bounds what a new leader sends to a client that is gone.
+        10
+    }
+    const fn default_idle_seconds_max() -> u32 {
+        // curl without --max-time waits 72 s before it sends anything again.
+        120
+    }
+    const fn default_block_size_max() -> u16 {
+        65_464
+    }
+    const fn default_window_size_max() -> u16 {
+        64
+    }
+    const fn default_cache_bytes_max() -> u64 {
+        64 << 20
+    }
+    const fn default_content_bytes_max() -> u64 {
+        1 << 40
+    }
+    const fn default_files_max() -> u32 {
+        100_000
+    }
+
+    /// The defaults, listening on `listen`.
+    #[must_use]
+    pub const fn at(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            sessions_max: Self::default_sessions_max(),
+            sessions_per_client_max: Self::default_sessions_per_client_max(),
+            retransmissions_max: Self::default_retransmissions_max(),
+            idle_seconds_max: Self::default_idle_seconds_max(),
+            block_size_max: Self::default_block_size_max(),
+            window_size_max: Self::default_window_size_max(),
+            cache_bytes_max: Self::default_cache_bytes_max(),
+            content_bytes_max: Self::default_content_bytes_max(),
+            files_max: Self::default_files_max(),
+        }
+    }
+
+    /// Checks the numbers; the error names the field and the allowed range.
+    pub fn validate(&self) -> Result<(), String> {
+        let at_least_one = [
+            ("sessionsMax", self.sessions_max),
+            ("sessionsPerClientMax", self.sessions_per_client_max),
+            ("retransmissionsMax", self.retransmissions_max),
+            ("idleSecondsMax", self.idle_seconds_max),
+            ("windowSizeMax", u32::from(self.window_size_max)),
+            ("filesMax", self.files_max),
+        ];
+        if let Some((field, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("tftp option {field} is 0: it must be at least 1"));
+        }
+        if !(8..=65_464).contains(&self.block_size_max) {
+            return Err(format!(
+                "tftp option blockSizeMax is {}: it must be from 8 to 65464 (RFC 2348)",
+                self.block_size_max
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Election timers, as named profiles.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Timing {
+    /// One site: heartbeat 30 ms, election after 100 to 200 ms.
+    #[default]
+    Lan,
+    /// Slow or lossy links: heartbeat 100 ms, election after 300 to 600 ms.
+    Edge,
+}
+
+/// When a write counts as stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Durability {
+    /// Synced to disk on a majority: survives power cuts.
+    #[default]
+    Strict,
+    /// Written, not synced, on a majority: survives killed processes. After an unclean boot of its machine a member
+    /// gives up its node id and rejoins, so that it never votes on a log it has forgotten.
+    Relaxed,
+}
+
+/// Files for mutual TLS between peers, PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerTls {
+    /// The authority that signed every peer's certificate.
+    pub ca_file: PathBuf,
+    /// This member's certificate chain.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
+    /// The name that every peer's certificate carries (subject alternative name).
+    pub server_name: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Plain text for people.
+    Text,
+}
+
+fn default_log_level() -> String {
+    "info".to_owned()
+}
+
+const fn default_drain_seconds() -> u32 {
+    5
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minimal_config_reads_with_defaults() {
+        let config: AgentConfig = serde_json::from_str(
+            r#"{"name":"tftp-0","dataDir":"d","peer":{"listen":"127.0.0.1:1","advertise":"127.0.0.1:1"},
+                "admin":{"listen":"127.0.0.1:2","advertise":"127.0.0.1:2"},
+                "service":{"kind":"tftp","listen":"127.0.0.1:6969"}}"#,
+        )
+        .unwrap();
+        let ServiceConfig::Tftp(tftp) = &config.service;
+        assert_eq!(*tftp, TftpConfig::at("127.0.0.1:6969".parse().unwrap()));
+        assert_eq!(config.timing, Timing::Lan);
+        tftp.validate().unwrap();
+    }
+
+    #[test]
+    fn unknown_field_is_named() {
+        let error = serde_json::from_str::<Endpoint>(r#"{"listen":"127.0.0.1:1","advertise":"x","port":3}"#)
+            .unwrap_err();
+        assert!(error.to_string().contains("`port`"), "{error}");
+    }
+
+    #[test]
+    fn block_size_outside_rfc_2348_is_refused() {
+        let mut config = TftpConfig::at("127.0.0.1:6969".parse().unwrap());
+        config.block_size_max = 7;
+        assert!(config.validate().unwrap_err().contains("blockSizeMax is 7"));
+    }
+}
