@@ -281,7 +281,7 @@ impl Group {
     pub fn get(&self, name: &str) -> anyhow::Result<Vec<u8>> {
         let place = TempDir::new_in(self.temp.path()).context("making a place for the file to get")?;
         let target = place.path().join("got");
-        self.succeed(&["files", "get", name, path(&target)?])?;
+        self.succeed(&["files", "get", name, "-o", path(&target)?])?;
         fs::read(&target).context("reading the file that was got")
     }
 

@@ -54,7 +54,13 @@ fn files_are_put_listed_got_imported_and_removed() {
 
     group.succeed(&["files", "rm", "d.txt"]).unwrap();
     assert_eq!(names(&group).unwrap(), ["a/b/c.txt", "firmware/phone.bin"]);
-    let error = String::from_utf8(group.command(&["files", "get", "d.txt", "x"]).unwrap().stderr).unwrap();
+    let error = String::from_utf8(
+        group
+            .command(&["files", "get", "d.txt", "-o", "x"])
+            .unwrap()
+            .stderr,
+    )
+    .unwrap();
     assert!(error.contains("d.txt"), "{error}");
 }
 

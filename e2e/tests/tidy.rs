@@ -151,7 +151,8 @@ fn only_replication_names_openraft() {
         if path.starts_with("node-agent/replication") || path == Path::new("e2e/tests/tidy.rs") {
             continue;
         }
-        let named = code(&text).filter(|(_, line)| line.contains("openraft"));
+        let named =
+            code(&text).filter(|(_, line)| line.contains("openraft::") || line.contains("use openraft"));
         found.extend(named.map(|(number, line)| format!("{}:{number}: {line}", path.display())));
     }
     assert!(found.is_empty(), "{found:#?}");

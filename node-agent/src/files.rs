@@ -59,7 +59,8 @@ enum Command {
     /// Store every file below a directory, under its path from there.
     Import {
         /// The directory.
-        dir: PathBuf,
+        #[arg(value_name = "DIR")]
+        root: PathBuf,
     },
 }
 
@@ -94,8 +95,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             out.write_all(text.as_bytes())?;
         }
         Command::Rm { name } => remove(&leader, &name).await?,
-        Command::Import { dir } => {
-            let imported = import(&leader, &dir).await?;
+        Command::Import { root } => {
+            let imported = import(&leader, &root).await?;
             for path in &imported.skipped {
                 writeln!(
                     std::io::stderr(),

@@ -4,6 +4,7 @@
 //! earnest. `local` holds what a cluster would hold: it claims the ports, keeps the processes running, drives the
 //! group's membership, and shows how the members are. It serves nothing itself.
 
+mod agent;
 mod driver;
 mod import;
 mod layout;
@@ -15,13 +16,15 @@ mod supervisor;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 use operator_api::config::{Durability, ServiceConfig, ServiceKind, TftpConfig, Timing};
 
-use driver::{Agent, Driver};
+use agent::Agent;
+use driver::Driver;
 use layout::{Choices, Layout};
 use screen::Screen;
 use signals::Signals;
@@ -72,13 +75,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     validate(&args)?;
     // Caught first of all, so that nothing is left behind when it comes during the start.
     let mut signals = Signals::catch()?;
-    let listen = args.listen();
+    let choices = Choices {
+        replicas: args.replicas,
+        admin_port: args.admin_port,
+        peer_port: args.peer_port,
+    };
+    // The directory first: who starts the same group twice learns that, and not that a port is taken.
+    let layout = Arc::new(Layout::open(args.dir.as_deref(), ServiceKind::Tftp, choices)?);
+    let outcome = run_in(&layout, args, &mut signals).await;
+    layout.close().and(outcome)
+}
+
+async fn run_in(layout: &Arc<Layout>, args: Args, signals: &mut Signals) -> anyhow::Result<()> {
     let option = if args.tftp_listen.is_some() {
         "--tftp-listen"
     } else {
         "--tftp-port"
     };
-    let socket = listener::bind_udp(listen, option)?;
+    let socket = listener::bind_udp(args.listen(), option)?;
     let agent = Agent {
         program: std::env::current_exe().context("finding this program's file")?,
         timing: args.timing,
@@ -88,14 +102,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         socket,
         root: args.tftp_root,
     };
-    let choices = Choices {
-        replicas: args.replicas,
-        admin_port: args.admin_port,
-        peer_port: args.peer_port,
-    };
-    let layout = Layout::open(args.dir.as_deref(), ServiceKind::Tftp, choices)?;
-    let driver = Driver::start(layout, agent, Screen::new(args.json))?;
-    driver.run(&mut signals).await
+    Driver::start(layout, agent, Screen::new(args.json))?
+        .run(signals)
+        .await
 }
 
 impl Args {

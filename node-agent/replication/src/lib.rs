@@ -13,6 +13,7 @@ mod raft;
 mod replica;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;

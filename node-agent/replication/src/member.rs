@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tracing::{info, warn};
 use uuid::Uuid;
 use wal::Wal;
@@ -26,9 +25,8 @@ use crate::raft::server::PeerServer;
 use crate::raft::snapshot::SnapshotFile;
 use crate::raft::state_machine::{Applied, StateMachine};
 use crate::raft::types::{MemberNode, TypeConfig};
-use crate::{
-    Answerer, Durability, Leadership, NodeId, NodeOptions, PeerTls, StartError, State, Timing, Told,
-};
+use crate::tls;
+use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, State, Timing, Told};
 
 /// Messages outside the log that wait for this member's service; further ones are dropped.
 const TOLD_QUEUE_MAX: usize = 4096;
@@ -248,7 +246,7 @@ impl<S: State> Member<S> {
         let identity = stored.identity;
         let peers = Peers::new(
             identity,
-            self.client_tls()?,
+            self.options.tls.as_ref().map(tls::client).transpose()?,
             self.tasks.clone(),
             self.stop.clone(),
         );
@@ -412,7 +410,7 @@ impl<S: State> Member<S> {
             .http2_keepalive_interval(Some(Duration::from_secs(5)));
         if let Some(tls) = &self.options.tls {
             server = server
-                .tls_config(server_tls(tls)?)
+                .tls_config(tls::server(tls)?)
                 .map_err(|error| StartError(format!("peer TLS: {error}")))?;
         }
         let router = server.add_service(service);
@@ -433,37 +431,10 @@ impl<S: State> Member<S> {
         self.tasks.spawn_on(serve, &self.runtime);
         Ok(())
     }
-
-    fn client_tls(&self) -> Result<Option<ClientTlsConfig>, StartError> {
-        let Some(tls) = &self.options.tls else {
-            return Ok(None);
-        };
-        let (identity, authority) = read_tls(tls)?;
-        let config = ClientTlsConfig::new()
-            .identity(identity)
-            .ca_certificate(authority)
-            .domain_name(tls.server_name.clone());
-        Ok(Some(config))
-    }
 }
 
 /// The part of the followers' promise that the leader uses: the rest covers clocks that run at different speeds.
 const LEASE_MARGIN: f64 = 0.9;
-
-fn server_tls(tls: &PeerTls) -> Result<ServerTlsConfig, StartError> {
-    let (identity, authority) = read_tls(tls)?;
-    Ok(ServerTlsConfig::new()
-        .identity(identity)
-        .client_ca_root(authority))
-}
-
-fn read_tls(tls: &PeerTls) -> Result<(TlsIdentity, Certificate), StartError> {
-    let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| StartError(format!("cannot read {}: {error}", path.display())))
-    };
-    let identity = TlsIdentity::from_pem(read(&tls.cert_file)?, read(&tls.key_file)?);
-    Ok((identity, Certificate::from_pem(read(&tls.ca_file)?)))
-}
 
 /// Milliseconds of a named profile.
 pub(crate) struct Timers {

@@ -5,53 +5,33 @@
 //! after the last step had ended.
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::join_all;
 use operator_api::MemberStatus;
-use operator_api::config::{
-    AgentConfig, Durability, Endpoint, LogFormat, ServiceConfig, ServiceKind, Timing,
-};
+use operator_api::config::ServiceKind;
 use operator_api::membership::{Initialization, Observed, Offer, Step, WantedMember, plan, serving_leader};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::agent::Agent;
 use super::import::{Imported, import};
 use super::layout::{Layout, MemberPlace};
+use super::listener::check_free;
 use super::membership::{Answers, Places, ask, observe};
 use super::screen::Screen;
 use super::signals::Signals;
-use super::supervisor::{Event, Order, Program, Supervised};
+use super::supervisor::{Event, Order, Supervised};
 use crate::client::leader::Leader;
 use crate::client::{AdminClient, ClientError};
 use crate::group;
 
-/// What every member runs.
-#[derive(Debug)]
-pub(crate) struct Agent {
-    /// The program's file: this one.
-    pub program: PathBuf,
-    /// The members' election timers.
-    pub timing: Timing,
-    /// When a write counts as stored.
-    pub durability: Durability,
-    /// Which lines the members log.
-    pub log_level: String,
-    /// The service and its options.
-    pub service: ServiceConfig,
-    /// The clients' socket.
-    pub socket: UdpSocket,
-    /// A directory to import.
-    pub root: Option<PathBuf>,
-}
-
 /// A running local group.
 pub(crate) struct Driver {
-    layout: Layout,
+    layout: Arc<Layout>,
     agent: Agent,
     client_address: String,
     token: String,
@@ -98,8 +78,9 @@ enum StepEnd {
 }
 
 impl Driver {
-    /// Claims what the group needs and starts every member.
-    pub(crate) fn start(layout: Layout, agent: Agent, screen: Screen) -> anyhow::Result<Self> {
+    /// Starts every member, once their ports are known to be free.
+    pub(crate) fn start(layout: &Arc<Layout>, agent: Agent, screen: Screen) -> anyhow::Result<Self> {
+        let layout = Arc::clone(layout);
         let wanted = layout.wanted();
         let places: Places = wanted
             .iter()
@@ -108,7 +89,8 @@ impl Driver {
             .map(|place| (place.name.clone(), place))
             .collect();
         let all: Vec<_> = places.values().cloned().collect();
-        super::listener::check_free(&all)?;
+        check_free(&all)?;
+        layout.save()?;
         let client_address = agent.socket.local_addr()?.to_string();
         layout.describe(&all, &client_address)?;
         let token = group::read_token(&layout.token_file())?;
@@ -142,7 +124,7 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Runs until a signal, then stops every member. The directory goes if it is a temporary one.
+    /// Runs until a signal, then stops every member.
     pub(crate) async fn run(mut self, signals: &mut Signals) -> anyhow::Result<()> {
         group::announce(self.layout.dir())?;
         let mut look_at = Instant::now();
@@ -185,7 +167,7 @@ impl Driver {
         };
         self.stop(signals).await;
         group::withdraw(self.layout.dir());
-        self.layout.close().and(outcome)
+        outcome
     }
 
     fn greet(&mut self) {
@@ -202,36 +184,7 @@ impl Driver {
     }
 
     fn start_member(&mut self, place: &MemberPlace) -> anyhow::Result<()> {
-        let at = |address: std::net::SocketAddr| Endpoint {
-            listen: address,
-            advertise: address.to_string(),
-        };
-        place.write_config(&AgentConfig {
-            name: place.name.clone(),
-            data_dir: place.data_dir(),
-            peer: at(place.peer),
-            admin: at(place.admin),
-            timing: self.agent.timing,
-            durability: self.agent.durability,
-            peer_tls: None,
-            token_file: Some(self.layout.token_file()),
-            log_format: LogFormat::Json,
-            log_level: self.agent.log_level.clone(),
-            drain_seconds: DRAIN_SECONDS,
-            exit_with_stdin: true,
-            service: self.agent.service.clone(),
-        })?;
-        let program = Program {
-            name: place.name.clone(),
-            file: self.agent.program.clone(),
-            arguments: vec!["run".into(), "--config".into(), place.config_file().into()],
-            log: place.log_file(),
-            socket: self
-                .agent
-                .socket
-                .try_clone()
-                .context("copying the client socket")?,
-        };
+        let program = self.agent.program(place, self.layout.token_file())?;
         let supervised = Supervised::start(program, self.events.0.clone());
         self.members.insert(place.name.clone(), supervised);
         Ok(())
@@ -536,9 +489,6 @@ const MOVING: Duration = Duration::from_secs(3);
 
 /// Some thousand log lines at most.
 const LOG_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Who presses ctrl-C does not want to wait for the transfers of strangers; in pods it is 5 s.
-const DRAIN_SECONDS: u32 = 1;
 
 /// For a leader to be found, for each file.
 const IMPORT_WAIT: Duration = Duration::from_secs(30);

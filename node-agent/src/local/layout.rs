@@ -136,19 +136,22 @@ impl Layout {
             .create(&dir)
             .with_context(|| format!("creating the directory {}", dir.display()))?;
         let lock = lock(&dir)?;
-        let path = dir.join("local.json");
-        let known: Option<Settings> = read_if_present(&path)?;
+        let known: Option<Settings> = read_if_present(&dir.join(SETTINGS_FILE))?;
         let settings = settle(&dir, known, service, choices)?;
-        let layout = Self {
+        Ok(Self {
             dir,
             is_temporary,
             service,
             settings,
             _lock: lock,
-        };
-        write_durably(&path, &settings)?;
-        layout.make_token()?;
-        Ok(layout)
+        })
+    }
+
+    /// Remembers the settings and makes the token. Not before the ports are known to be free: a port that is taken
+    /// must not be remembered.
+    pub(crate) fn save(&self) -> anyhow::Result<()> {
+        write_durably(&self.dir.join(SETTINGS_FILE), &self.settings)?;
+        self.make_token()
     }
 
     /// The directory.
@@ -218,7 +221,7 @@ impl Layout {
     }
 
     /// Ends the use of the directory: a temporary one is removed.
-    pub(crate) fn close(self) -> anyhow::Result<()> {
+    pub(crate) fn close(&self) -> anyhow::Result<()> {
         if self.is_temporary {
             remove_dir(&self.dir)?;
         }
@@ -348,6 +351,9 @@ fn remove_dir(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// What is remembered, in the group's directory.
+const SETTINGS_FILE: &str = "local.json";
+
 /// A group of three survives the loss of one member.
 const REPLICAS_DEFAULT: u16 = 3;
 
@@ -370,7 +376,9 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path, choices: Choices) -> anyhow::Result<Layout> {
-        Layout::open(Some(dir), ServiceKind::Tftp, choices)
+        let layout = Layout::open(Some(dir), ServiceKind::Tftp, choices)?;
+        layout.save()?;
+        Ok(layout)
     }
 
     #[test]
@@ -446,6 +454,17 @@ mod tests {
     }
 
     #[test]
+    fn ports_that_were_not_free_are_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = |port| Choices {
+            admin_port: Some(port),
+            ..Choices::default()
+        };
+        drop(Layout::open(Some(dir.path()), ServiceKind::Tftp, other(9_601)).unwrap());
+        assert_eq!(open(dir.path(), other(9_701)).unwrap().settings.admin_port, 9_701);
+    }
+
+    #[test]
     fn mark_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         let layout = open(dir.path(), Choices::default()).unwrap();
@@ -470,6 +489,7 @@ mod tests {
     fn temporary_directory_goes_with_its_owner() {
         let layout = Layout::open(None, ServiceKind::Tftp, Choices::default()).unwrap();
         let dir = layout.dir().to_owned();
+        layout.save().unwrap();
         assert!(dir.join("token").exists());
         layout.close().unwrap();
         assert!(!dir.exists());

@@ -150,7 +150,9 @@ fn changes(before: &[MemberStatus], now: &[MemberStatus]) -> String {
         }
         let line = match (member.pid, member.node_id) {
             (None, _) => format!("{} is down\n", member.name),
-            (Some(pid), None) => format!("{} runs as process {pid} and has no node id yet\n", member.name),
+            // It has not answered yet, or has not joined yet.
+            (Some(pid), _) if member.term == 0 => format!("{} runs as process {pid}\n", member.name),
+            (Some(pid), None) => format!("{} runs as process {pid} without a node id\n", member.name),
             (Some(pid), Some(id)) => format!(
                 "{} is {} (node id {id}, term {}, process {pid})\n",
                 member.name, member.role, member.term
@@ -214,14 +216,21 @@ mod tests {
         ]
     }
 
+    fn with_starting() -> Vec<MemberStatus> {
+        let mut starting = member(3, Some(13), Role::Learner);
+        starting.term = 0;
+        members().into_iter().chain([starting]).collect()
+    }
+
     #[test]
     fn lines_tell_changes_and_only_changes() {
         expect![[r#"
             tftp-0 is leader (node id 1, term 3, process 10)
             tftp-1 is down
-            tftp-2 runs as process 12 and has no node id yet
+            tftp-2 runs as process 12 without a node id
+            tftp-3 runs as process 13
         "#]]
-        .assert_eq(&changes(&[], &members()));
+        .assert_eq(&changes(&[], &with_starting()));
         let mut later = members();
         later[0].commit_index += 1;
         assert_eq!(changes(&members(), &later), "");

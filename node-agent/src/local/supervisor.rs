@@ -20,8 +20,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+/// What has to be in place before each start: a member's folder may have been deleted meanwhile.
+pub(crate) type Prepare = Box<dyn Fn() -> anyhow::Result<()> + Send + Sync>;
+
 /// What to run.
-#[derive(Debug)]
 pub(crate) struct Program {
     /// The member's name.
     pub name: String,
@@ -33,6 +35,8 @@ pub(crate) struct Program {
     pub log: PathBuf,
     /// The client socket that it inherits.
     pub socket: UdpSocket,
+    /// Called before each start.
+    pub prepare: Prepare,
 }
 
 /// What happened to a member.
@@ -156,6 +160,7 @@ async fn ordered(orders: &mut watch::Receiver<Order>, least: Order) {
 }
 
 fn spawn(program: &Program) -> anyhow::Result<Child> {
+    (program.prepare)()?;
     let opening = || format!("opening {}", program.log.display());
     let log = OpenOptions::new()
         .create(true)

@@ -15,64 +15,11 @@
 //!   an id handed out twice could vote twice.
 //! - No voter is removed unless the voters that remain and answer are a quorum of those that remain.
 
-use std::collections::BTreeMap;
-
-use serde::{Deserialize, Serialize};
+mod observed;
 
 use crate::admin::{GroupMember, Identity, MemberDetail, MemberStatus, Role};
 
-/// A member that the group should have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantedMember {
-    /// Its name, unique in the group and stable over restarts.
-    pub name: String,
-    /// Where peers reach it.
-    pub peer_address: String,
-    /// Where its admin port is.
-    pub admin_address: String,
-}
-
-/// Whether the group exists yet: a durable mark that the driver keeps apart from the members' disks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum Initialization {
-    /// Nobody was ever asked to found the group.
-    Never,
-    /// This member was asked, or is about to be; whether it did is unknown. It alone may be asked again, with the same
-    /// UUID.
-    Asked {
-        /// The group's UUID.
-        group_id: String,
-        /// The member's name.
-        member: String,
-    },
-    /// The group exists.
-    Done {
-        /// The group's UUID.
-        group_id: String,
-    },
-}
-
-/// An identity that the leader made for a new member and that was not yet handed over. Kept in memory only.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Offer {
-    /// The new member's name.
-    pub member: String,
-    /// What it is to become.
-    pub identity: Identity,
-}
-
-/// What a driver found in one round.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observed {
-    /// The durable mark.
-    pub initialization: Initialization,
-    /// Every member that runs or should run, wanted or not, by name; `None` when it does not answer. All answers were
-    /// asked for after the last step had ended.
-    pub answers: BTreeMap<String, Option<MemberStatus>>,
-    /// The identity made by the last [`Step::AddLearner`], until a [`Step::Join`] takes it.
-    pub offer: Option<Offer>,
-}
+pub use observed::{Initialization, Observed, Offer, WantedMember};
 
 /// The one next thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,7 +223,7 @@ fn leaderless(observed: &Observed, wanted: &[WantedMember]) -> Step {
         why: if silent.is_empty() {
             "no leader is elected yet".to_owned()
         } else {
-            format!("no leader is elected yet; {silent} does not answer")
+            format!("no leader is elected yet, and no answer comes from {silent}")
         },
     }
 }
@@ -392,10 +339,8 @@ impl<'a> Group<'a> {
             .wanted
             .iter()
             .find(|wanted| !self.recorded(&wanted.name).is_some_and(|member| member.voter))?;
-        let what = match self.answer(&missing.name) {
-            Some(_) => "catch up",
-            None => "start",
-        };
+        let is_up = self.answer(&missing.name).is_some();
+        let what = if is_up { "catch up" } else { "start" };
         Some(Step::Wait {
             why: format!("waiting for {} to {what}", missing.name),
         })
@@ -492,7 +437,13 @@ impl<'a> Group<'a> {
     /// Close enough to the leader that as a voter it delays no commit; it holds at least its own admission.
     fn has_caught_up(&self, member: &GroupMember) -> bool {
         let progress = self.progress(member);
-        progress >= member.node_id && progress + PROMOTION_LAG_ENTRIES_MAX >= self.leader.commit_index
+        // Its service may have to fetch more than the log brings: a copy without content is no copy.
+        let answer = self
+            .answer(&member.name)
+            .and_then(|answer| answer.detail.as_ref());
+        progress >= member.node_id
+            && progress + PROMOTION_LAG_ENTRIES_MAX >= self.leader.commit_index
+            && answer.is_none_or(|detail| detail.ready)
     }
 }
 

@@ -10,6 +10,7 @@ fn program(dir: &Path, script: &str) -> Program {
         arguments: vec!["-c".into(), script.into()],
         log: dir.join("log"),
         socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        prepare: Box::new(|| Ok(())),
     }
 }
 
@@ -159,8 +160,11 @@ async fn member_that_ignores_sigterm_is_killed_when_ordered() {
 async fn member_that_is_paused_can_be_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, mut events) = mpsc::unbounded_channel();
-    let member = Supervised::start(program(dir.path(), "exec sleep 60"), sender);
+    // As the agent does, it handles the signal; without a handler it would die at once, paused or not.
+    let script = "trap 'exit 0' TERM; echo on; while :; do sleep 0.05; done";
+    let member = Supervised::start(program(dir.path(), script), sender);
     let pid = started(&mut events).await;
+    assert_eq!(written(&dir.path().join("log")).await, "on\n");
     kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::STOP).unwrap();
     tokio::time::timeout(Duration::from_secs(9), member.stop())
         .await
@@ -182,11 +186,13 @@ async fn standard_input_of_a_member_ends_with_its_supervisor() {
         .unwrap()
         .unwrap();
     assert!(status.success());
-    // And it is held while the supervisor lives: this member does not end by itself.
-    program.arguments = vec!["-c".into(), "echo on; cat; echo end".into()];
+    // And it is held while the supervisor lives: `cat` is ended by `timeout` (124), not by the end of its input (0).
+    program.arguments = vec![
+        "-c".into(),
+        "timeout 0.3 cat; echo \"status $?\"; exec sleep 60".into(),
+    ];
     let member = Supervised::start(program, sender);
     started(&mut events).await;
-    assert_eq!(written(&dir.path().join("log")).await, "on\n");
+    assert_eq!(written(&dir.path().join("log")).await, "status 124\n");
     member.stop().await;
-    assert_eq!(fs::read_to_string(dir.path().join("log")).unwrap(), "on\n");
 }

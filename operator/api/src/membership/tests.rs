@@ -183,7 +183,7 @@ fn group_without_a_leader_waits_unless_its_disks_are_lost() {
             "1 down down",
             "0=1 1=4 2=8",
             3,
-            "wait: no leader is elected yet; tftp-1, tftp-2 does not answer",
+            "wait: no leader is elected yet, and no answer comes from tftp-1, tftp-2",
         ),
         (
             "done",
@@ -667,4 +667,20 @@ proptest! {
         prop_assert_eq!(world.machines.len(), count);
         prop_assert_eq!(world.founded, 1);
     }
+}
+
+#[test]
+fn learner_that_still_fetches_content_does_not_vote_yet() {
+    let mut observed = situation("done", "1* 2 3", "0=1 1=2 2=3?");
+    assert!(matches!(
+        plan(&observed, &wanted(3)),
+        Step::Promote { node_id: 3, .. }
+    ));
+    let learner = observed
+        .answers
+        .get_mut(&name(2))
+        .and_then(Option::as_mut)
+        .unwrap();
+    learner.detail.as_mut().unwrap().ready = false;
+    assert!(matches!(plan(&observed, &wanted(3)), Step::Wait { .. }));
 }

@@ -1,5 +1,8 @@
 //! The leader's loop: wait for one event, hand it to the session it is about, carry out what the session says.
 
+mod blocks;
+mod record;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -13,15 +16,14 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::content::{CHUNK_BYTES, ContentError};
-use crate::packet::{self, DATA_HEADER_BYTES, ErrorCode, Packet, Request};
+use crate::content::ContentError;
+use crate::packet::{self, ErrorCode, Packet, Request};
 use crate::server::Context;
 use crate::server::metrics::end_name;
 use crate::server::open::{self, Opened, Refusal};
-use crate::server::positions;
 use crate::server::session::Session;
 use crate::server::socket::{Batch, DATAGRAM_BYTES_MAX, Datagram, ServerSocket};
-use crate::state::{Command, Outcome, SessionId, SessionKey};
+use crate::state::{Outcome, SessionId, SessionKey};
 use crate::transfer::{End, Input, Output};
 
 /// Requests that may be on their way to a session at once; further ones are dropped, and their clients ask again.
@@ -33,8 +35,6 @@ const BATCHES_A_TURN: usize = 4;
 const TELL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long ended sessions wait to be recorded again after that failed.
 const CLOSE_RETRY: Duration = Duration::from_secs(1);
-/// Positions in one message.
-const TOLD_MAX: usize = 8192;
 
 /// What a job of the leader found out.
 enum Done {
@@ -380,129 +380,6 @@ impl Leader {
         }
     }
 
-    /// Sends blocks, several in one call where the kernel can; stops where content is not in memory and fetches it.
-    fn send_data(&mut self, key: SessionKey, first: u64, count: u16) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        let segment = DATA_HEADER_BYTES + usize::from(session.fixed.block_size);
-        let segments_max = self.socket.segments_max(segment) as u64;
-        let end = first + u64::from(count);
-        let mut next = first;
-        session.waiting = None;
-        while next < end {
-            self.scratch.clear();
-            let start = next;
-            let mut missing = None;
-            while next < end && next - start < segments_max {
-                let (offset, length) = session.extent(next);
-                let header_at = self.scratch.len();
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    reason = "the wire carries the low 16 bits; they roll over to 0"
-                )]
-                self.scratch.extend_from_slice(&packet::data_header(next as u16));
-                if let Err(chunk) =
-                    self.context
-                        .options
-                        .store
-                        .append_to(&session.blob, offset, length, &mut self.scratch)
-                {
-                    self.scratch.truncate(header_at);
-                    missing = Some(chunk);
-                    break;
-                }
-                next += 1;
-            }
-            if next > start {
-                self.socket.send(key.peer(), key.local(), &self.scratch, segment);
-                let headers = (next - start) * DATA_HEADER_BYTES as u64;
-                self.context
-                    .options
-                    .metrics
-                    .sent(next - start, self.scratch.len() as u64 - headers);
-                session.sent += next - start;
-            }
-            if let Some(chunk) = missing {
-                #[expect(clippy::cast_possible_truncation, reason = "not more than count")]
-                let rest = (end - next) as u16;
-                session.waiting = Some((next, rest));
-                return self.load(key, chunk);
-            }
-        }
-        self.load_ahead(key, end - 1);
-    }
-
-    /// Fetches a chunk from the disk (or a peer, or by conversion) for the blocks that wait.
-    fn load(&mut self, key: SessionKey, chunk: u64) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        if session.loading {
-            return;
-        }
-        session.loading = true;
-        let (blob, store, files) = (
-            session.blob,
-            self.context.options.store.clone(),
-            self.context.options.files.clone(),
-        );
-        let job = async move {
-            let loaded = match store.load(&blob, chunk).await {
-                Err(ContentError::Missing(content)) => match files.ensure(content).await {
-                    Ok(_) => store.load(&blob, chunk).await,
-                    Err(_) => Err(ContentError::Missing(content)),
-                },
-                loaded => loaded,
-            };
-            Done::Loaded(key, loaded.map(drop))
-        };
-        self.jobs.push(job.boxed());
-    }
-
-    /// Fetches the next chunk before it is needed.
-    fn load_ahead(&mut self, key: SessionKey, block: u64) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        let (offset, _) = session.extent(block);
-        let ahead = offset / CHUNK_BYTES + 1;
-        if session.ahead >= ahead || ahead * CHUNK_BYTES >= session.fixed.size {
-            return;
-        }
-        session.ahead = ahead;
-        let (blob, store) = (session.blob, self.context.options.store.clone());
-        if store.chunk(&blob, ahead).is_none() {
-            // A failure shows again when the chunk is really needed.
-            self.jobs.push(
-                async move {
-                    store
-                        .load(&blob, ahead)
-                        .await
-                        .map(drop)
-                        .map_or(Done::LoadedAhead, |()| Done::LoadedAhead)
-                }
-                .boxed(),
-            );
-        }
-    }
-
-    fn finish_load(&mut self, key: SessionKey, loaded: Result<(), ContentError>) {
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        session.loading = false;
-        match loaded {
-            Ok(()) => {
-                if let Some((first, count)) = session.waiting.take() {
-                    self.send_data(key, first, count);
-                }
-            }
-            // The transfer's own timer asks again, and its limits end it if the content stays away.
-            Err(error) => warn!(peer = %key.peer(), %error, "content could not be read"),
-        }
-    }
-
     fn end(&mut self, key: SessionKey, end: End) {
         let Some(session) = self.sessions.remove(&key) else {
             return;
@@ -521,83 +398,6 @@ impl Leader {
             end = end_name(end),
             "transfer ended"
         );
-    }
-
-    /// Proposes what has gathered: one batch of checkpoints and one of closed sessions at a time.
-    fn propose(&mut self) {
-        if !self.checkpoint_runs && !self.checkpoints.is_empty() {
-            self.checkpoint_runs = true;
-            let positions: Vec<_> = std::mem::take(&mut self.checkpoints).into_iter().collect();
-            let replica = self.context.replica.clone();
-            let job = async move {
-                let result = replica
-                    .propose(Command::Checkpoint {
-                        positions: positions.clone(),
-                    })
-                    .await;
-                Done::Checkpointed(positions, result)
-            };
-            self.jobs.push(job.boxed());
-        }
-        if !self.close_runs && !self.closing.is_empty() && self.now() >= self.close_at {
-            self.close_runs = true;
-            let sessions = std::mem::take(&mut self.closing);
-            let replica = self.context.replica.clone();
-            let job = async move {
-                let result = replica
-                    .propose(Command::Close {
-                        sessions: sessions.clone(),
-                    })
-                    .await;
-                Done::Closed(sessions, result)
-            };
-            self.jobs.push(job.boxed());
-        }
-    }
-
-    /// Tells the other members how far the clients are, not more often than they can use it.
-    fn tell(&mut self) {
-        let now = self.now();
-        if self.moved.is_empty() || now < self.told_at + TELL_INTERVAL {
-            return;
-        }
-        self.told_at = now;
-        let mut acked = Vec::with_capacity(self.moved.len());
-        for key in self.moved.drain(..) {
-            if let Some(session) = self.sessions.get_mut(&key)
-                && let Some(block) = session.acked()
-            {
-                session.moved = false;
-                self.context.board.note(session.id, block);
-                acked.push((session.id, block));
-            }
-        }
-        for part in acked.chunks(TOLD_MAX) {
-            self.context
-                .replica
-                .tell(positions::message(part.to_vec(), false));
-        }
-    }
-
-    /// The last positions: nothing was sent after them.
-    fn say_last_words(&mut self) {
-        self.context.options.metrics.sessions(0);
-        let acked: Vec<_> = self
-            .sessions
-            .values()
-            .filter_map(|session| Some((session.id, session.acked()?)))
-            .collect();
-        info!(
-            term = self.term,
-            sessions = self.sessions.len(),
-            "serving no longer"
-        );
-        for part in acked.chunks(TOLD_MAX) {
-            self.context
-                .replica
-                .tell(positions::message(part.to_vec(), false));
-        }
-        self.context.replica.tell(positions::message(Vec::new(), true));
     }
 
     fn next_wake(&self) -> Duration {

@@ -1,0 +1,90 @@
+//! What the others must know: checkpoints and ended sessions through the log, exact positions beside it.
+
+use futures::FutureExt as _;
+use tracing::info;
+
+use super::{Done, Leader, TELL_INTERVAL};
+use crate::server::positions;
+use crate::state::Command;
+
+/// Positions in one message.
+const TOLD_MAX: usize = 8192;
+
+impl Leader {
+    /// Proposes what has gathered: one batch of checkpoints and one of closed sessions at a time.
+    pub(super) fn propose(&mut self) {
+        if !self.checkpoint_runs && !self.checkpoints.is_empty() {
+            self.checkpoint_runs = true;
+            let positions: Vec<_> = std::mem::take(&mut self.checkpoints).into_iter().collect();
+            let replica = self.context.replica.clone();
+            let job = async move {
+                let result = replica
+                    .propose(Command::Checkpoint {
+                        positions: positions.clone(),
+                    })
+                    .await;
+                Done::Checkpointed(positions, result)
+            };
+            self.jobs.push(job.boxed());
+        }
+        if !self.close_runs && !self.closing.is_empty() && self.now() >= self.close_at {
+            self.close_runs = true;
+            let sessions = std::mem::take(&mut self.closing);
+            let replica = self.context.replica.clone();
+            let job = async move {
+                let result = replica
+                    .propose(Command::Close {
+                        sessions: sessions.clone(),
+                    })
+                    .await;
+                Done::Closed(sessions, result)
+            };
+            self.jobs.push(job.boxed());
+        }
+    }
+
+    /// Tells the other members how far the clients are, not more often than they can use it.
+    pub(super) fn tell(&mut self) {
+        let now = self.now();
+        if self.moved.is_empty() || now < self.told_at + TELL_INTERVAL {
+            return;
+        }
+        self.told_at = now;
+        let mut acked = Vec::with_capacity(self.moved.len());
+        for key in self.moved.drain(..) {
+            if let Some(session) = self.sessions.get_mut(&key)
+                && let Some(block) = session.acked()
+            {
+                session.moved = false;
+                self.context.board.note(session.id, block);
+                acked.push((session.id, block));
+            }
+        }
+        for part in acked.chunks(TOLD_MAX) {
+            self.context
+                .replica
+                .tell(positions::message(part.to_vec(), false));
+        }
+    }
+
+    /// The last positions: nothing was sent after them.
+    pub(super) fn say_last_words(&mut self) {
+        self.context.options.metrics.sessions(0);
+        let acked: Vec<_> = self
+            .sessions
+            .values()
+            .filter_map(|session| Some((session.id, session.acked()?)))
+            .collect();
+        info!(
+            term = self.term,
+            sessions = self.sessions.len(),
+            "serving no longer"
+        );
+        for part in acked.chunks(TOLD_MAX) {
+            self.context
+                .replica
+                .tell(positions::message(part.to_vec(), false));
+        }
+        self.context.replica.tell(positions::message(Vec::new(), true));
+    }
+}
