@@ -351,10 +351,10 @@ async fn hand_over<S: State>(
 
 /// Resolves when another member than `me` is known to lead, or Raft has stopped.
 async fn another_leads(metrics: &mut MetricsReceiver, me: NodeId) {
-    while !metrics
+    while metrics
         .borrow_and_update()
         .current_leader
-        .is_some_and(|leader| leader != me)
+        .is_none_or(|leader| leader == me)
     {
         if metrics.changed().await.is_err() {
             return;

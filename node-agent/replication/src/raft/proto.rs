@@ -19,6 +19,7 @@ use crate::raft::types::{self, TypeConfig};
     unused_qualifications,
     clippy::all,
     clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     clippy::disallowed_types,
     reason = "generated code"
 )]

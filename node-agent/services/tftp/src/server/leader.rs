@@ -49,6 +49,10 @@ enum Done {
     LoadedAhead,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on the stack: boxing would allocate for each job"
+)]
 enum Event {
     Stop,
     Look,

@@ -59,7 +59,7 @@ fn session(peer: &str, byte: u8, mode: TransferMode) -> NewSession {
         block_size: 1468,
         window_size: 4,
         timeout_ms: 1000,
-        oack: b"\0\x06blksize\01428\0".to_vec(),
+        oack: b"\x00\x06blksize\x001428\x00".to_vec(),
     }
 }
 
