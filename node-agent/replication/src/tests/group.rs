@@ -466,6 +466,10 @@ async fn a_member_that_missed_a_snapshot_gets_it() {
     group.start_with(number, options).await;
     group.propose("last").await;
     group.everyone_has("last").await;
+    // A new member gets it too, and an empty disk in the place of a known one.
+    group.start(3).await;
+    group.admit(3).await;
+    group.everyone_has("last").await;
     let ledgers: Vec<Ledger> = group
         .members
         .values()

@@ -298,6 +298,9 @@ impl Transfer {
 
     /// Repeats the first packet, without touching any timer.
     fn push_first(&mut self) {
+        if self.outputs.contains(&Output::SendOack) {
+            return; // Waits to be sent anyway.
+        }
         self.outputs.push_back(if self.terms.has_oack {
             Output::SendOack
         } else {
@@ -358,6 +361,9 @@ impl Transfer {
         }
         self.position = Position::Acked(block);
         self.sent = self.sent.max(block);
+        // A new leader finds ACKs waiting before it has sent anything: an OACK that was acknowledged already must not
+        // go out again (atftp gives up on a second one).
+        self.outputs.retain(|output| *output != Output::SendOack);
         self.walk = None;
         self.walk_round = 0;
         self.retransmissions = 0;

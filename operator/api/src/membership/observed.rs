@@ -55,6 +55,6 @@ pub struct Observed {
     /// Every member that runs or should run, wanted or not, by name; `None` when it does not answer. All answers were
     /// asked for after the last step had ended.
     pub answers: BTreeMap<String, Option<MemberStatus>>,
-    /// The identity made by the last [`Step::AddLearner`], until a [`Step::Join`] takes it.
+    /// The identity made by the last [`super::Step::AddLearner`], until a [`super::Step::Join`] takes it.
     pub offer: Option<Offer>,
 }

@@ -116,8 +116,8 @@ impl Leader {
 
     /// Serves until this member no longer leads, or stops.
     pub(crate) async fn run(mut self, leadership: &mut watch::Receiver<Leadership>, until: &Shutdown) {
-        self.take_over();
         let mut batch = Batch::new();
+        self.take_over(&mut batch);
         let timer = tokio::time::sleep_until(self.epoch);
         tokio::pin!(timer);
         loop {
@@ -157,8 +157,9 @@ impl Leader {
         self.say_last_words();
     }
 
-    /// Takes over every live session and sends at once what its client may be waiting for.
-    fn take_over(&mut self) {
+    /// Takes over every live session and sends at once what its client may be waiting for. What clients sent since the
+    /// old leader died is read first: an ACK that waits there says better than anything where its client is.
+    fn take_over(&mut self, batch: &mut Batch) {
         let records: Vec<_> = self
             .context
             .replica
@@ -177,18 +178,28 @@ impl Leader {
             let told = self.context.board.position(record.id);
             let session = Session::resume(&record, told, exact, self.context.options.limits, now);
             self.context.options.metrics.resumed();
-            self.admit(record.fixed.key, session);
+            self.enter(record.fixed.key, session);
+        }
+        if self.lease.is_valid() {
+            self.receive(batch);
+            for key in self.keys.values().copied().collect::<Vec<_>>() {
+                self.carry_out(key);
+            }
         }
     }
 
     /// Enters a session and does what it says first.
     fn admit(&mut self, key: SessionKey, session: Session) {
+        self.enter(key, session);
+        self.carry_out(key);
+    }
+
+    fn enter(&mut self, key: SessionKey, session: Session) {
         self.keys.insert(session.id, key);
         if let Some(replaced) = self.sessions.insert(key, session) {
             self.keys.remove(&replaced.id);
         }
         self.context.options.metrics.sessions(self.sessions.len());
-        self.carry_out(key);
     }
 
     fn receive(&mut self, batch: &mut Batch) {
@@ -376,6 +387,10 @@ impl Leader {
         if session.acked().is_some() && !session.moved {
             session.moved = true;
             self.moved.push(key);
+            if session.acked() == Some(0) {
+                // Whether the OACK was acknowledged is the one position that a new leader cannot find out by trying.
+                self.told_at = Duration::ZERO;
+            }
         }
         let deadline = session.transfer.deadline();
         if deadline < session.scheduled {

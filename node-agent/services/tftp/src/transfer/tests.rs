@@ -513,3 +513,28 @@ fn resumed_transfer_that_was_complete_closes() {
     let mut transfer = Transfer::resume(plain(9), LIMITS, known(9, 0), ms(0));
     assert_eq!(drain(&mut transfer), [Output::Closed(End::Complete)]);
 }
+
+#[test]
+fn oack_that_was_acknowledged_meanwhile_is_not_sent_by_the_new_leader() {
+    let terms = Terms {
+        length: 5_000,
+        block_size: 512,
+        window_size: 4,
+        timeout: None,
+        has_oack: true,
+    };
+    let limits = Limits {
+        retransmissions_max: 5,
+        idle_max: Duration::from_secs(60),
+    };
+    let known = Known {
+        position: Position::Unheard,
+        checkpoint: Position::Unheard,
+        exact: false,
+    };
+    let mut transfer = Transfer::resume(terms, limits, known, Duration::ZERO);
+    transfer.handle(Input::RepeatedRequest, Duration::ZERO);
+    transfer.handle(Input::Ack(0), Duration::ZERO);
+    assert_eq!(transfer.poll_output(), Some(Output::Checkpoint(0)));
+    assert_eq!(transfer.poll_output(), None);
+}
