@@ -203,8 +203,8 @@ impl Driver {
             } => {
                 self.pids.remove(&name);
                 self.screen.say(&format!(
-                    "{name} {how}; it starts again in {} s",
-                    restart_after.as_secs()
+                    "{name} {how}; it starts again in {:.1} s",
+                    restart_after.as_secs_f64()
                 ));
             }
             Event::Stopped { name } => {

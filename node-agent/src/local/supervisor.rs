@@ -260,14 +260,14 @@ impl Backoff {
 /// `SD_LISTEN_FDS_START` of sd_listen_fds(3).
 const FIRST_PASSED_FD: i32 = 3;
 
-/// Long enough to see that the group goes on without the member, short enough not to wait for it.
-const RESTART_PAUSE: Duration = Duration::from_secs(1);
+/// Long enough that a member which dies at once does not keep the machine busy; it doubles with each quick death.
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
 
 /// A member that cannot run is tried often enough that a cause which goes away is noticed soon.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// A member that lived longer had started properly.
-const QUICK_DEATH: Duration = Duration::from_secs(10);
+const QUICK_DEATH: Duration = Duration::from_secs(5);
 
 /// Handing leadership over, draining transfers (5 s) and a last sync.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
