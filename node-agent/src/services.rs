@@ -15,6 +15,7 @@ use operator_api::AgentConfig;
 use operator_api::config::{Durability, ServiceConfig, Timing};
 use prometheus::Registry;
 use replication::{Node, NodeOptions, Replica, ServeError, Service, Shutdown};
+use tokio::sync::oneshot;
 
 use crate::admin::files::FileStore;
 use crate::admin::{Detail, Lacks};
@@ -54,15 +55,34 @@ async fn start_node<S: Service>(config: &AgentConfig) -> anyhow::Result<(Node, R
         .map_err(|error| anyhow!(error).context(format!("starting member {}", config.name)))
 }
 
+/// Runs a service on a thread of its own. A packet is answered by the thread that waited for it: between the threads of
+/// a shared runtime, each packet would wake another one.
 fn serve<S: Service>(
     options: S::Options,
     replica: Replica<S::State>,
     until: Shutdown,
 ) -> BoxFuture<'static, Result<(), ServeError>>
 where
-    S::Options: Send + 'static,
+    S::Options: 'static,
 {
-    Box::pin(async move { S::serve(options, replica, until).await })
+    Box::pin(async move {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| ServeError(format!("starting the service's runtime: {error}")))?;
+        let (tell_end, end) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("service".to_owned())
+            .spawn(move || {
+                // Fails when nobody waits any more.
+                tell_end
+                    .send(runtime.block_on(S::serve(options, replica, until)))
+                    .ok();
+            })
+            .map_err(|error| ServeError(format!("starting the service's thread: {error}")))?;
+        end.await
+            .unwrap_or_else(|_| Err(ServeError("the service's thread panicked".to_owned())))
+    })
 }
 
 fn node_options(config: &AgentConfig) -> NodeOptions {

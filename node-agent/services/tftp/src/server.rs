@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use replication::{Leadership, Replica, ServeError, Service, Shutdown};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::content::ContentStore;
@@ -83,13 +84,16 @@ impl Service for Tftp {
             board,
         });
         let told = context.replica.told();
+        // Tasks of their own, so that a packet wakes only the loop that it is for.
+        let mut beside = JoinSet::new();
+        let keeping_until = until.clone();
+        beside.spawn(async move { files.run(keeping_until).await });
+        beside.spawn(listen(context.clone(), told));
+        beside.spawn(forget(context.clone()));
         tokio::select! {
-            () = files.run(until.clone()) => {}
-            () = listen(&context, told) => {}
-            () = forget(&context) => {}
-            served = alternate(context.clone(), &until) => return served,
+            Some(ended) = beside.join_next() => ended.map_err(|error| ServeError(error.to_string())),
+            served = alternate(context, &until) => served,
         }
-        Ok(())
     }
 }
 
@@ -146,7 +150,7 @@ fn open_socket(options: &Options) -> io::Result<ServerSocket> {
 }
 
 /// Writes down what leaders tell of their clients' positions.
-async fn listen(context: &Context, told: Option<mpsc::Receiver<replication::Told>>) {
+async fn listen(context: Arc<Context>, told: Option<mpsc::Receiver<replication::Told>>) {
     let Some(mut told) = told else {
         return std::future::pending().await;
     };
@@ -157,7 +161,7 @@ async fn listen(context: &Context, told: Option<mpsc::Receiver<replication::Told
 }
 
 /// Keeps the board as small as the sessions are.
-async fn forget(context: &Context) {
+async fn forget(context: Arc<Context>) {
     let mut applied = context.replica.applied();
     while applied.changed().await.is_ok() {
         context.replica.local(|state| {

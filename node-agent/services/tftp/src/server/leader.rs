@@ -28,8 +28,12 @@ use crate::transfer::{End, Input, Output};
 
 /// Requests that may be on their way to a session at once; further ones are dropped, and their clients ask again.
 const OPENING_MAX: usize = 1024;
-/// Batches of datagrams taken in before timers and finished work get their turn.
-const BATCHES_A_TURN: usize = 4;
+/// For how long datagrams are taken in before timers and finished work get their turn.
+const TURN_MAX: Duration = Duration::from_micros(500);
+/// Datagrams that follow each other within this are worth looking for the next one.
+const QUICK: Duration = Duration::from_micros(100);
+/// For how long it is looked for; the processor does nothing else for us meanwhile.
+const LOOK_MAX: Duration = Duration::from_micros(50);
 /// How often the other members are told how far the clients are. A new leader is behind by this much, and by what the
 /// network takes.
 const TELL_INTERVAL: Duration = Duration::from_millis(2);
@@ -83,6 +87,8 @@ pub(crate) struct Leader {
     checkpoint_runs: bool,
     moved: Vec<SessionKey>,
     told_at: Duration,
+    /// When datagrams came last.
+    heard_at: Duration,
     scratch: Vec<u8>,
 }
 
@@ -106,6 +112,7 @@ impl Leader {
             checkpoint_runs: false,
             moved: Vec::new(),
             told_at: Duration::ZERO,
+            heard_at: Duration::ZERO,
             scratch: Vec::with_capacity(DATAGRAM_BYTES_MAX),
         }
     }
@@ -120,6 +127,9 @@ impl Leader {
         self.take_over(&mut batch);
         let timer = tokio::time::sleep_until(self.epoch);
         tokio::pin!(timer);
+        // Outside the loop: to wait anew costs a lock, with each packet.
+        let stop = until.requested();
+        tokio::pin!(stop);
         loop {
             self.propose();
             self.tell();
@@ -129,9 +139,11 @@ impl Leader {
             }
             let event = tokio::select! {
                 biased;
-                () = until.requested() => Event::Stop,
+                () = &mut stop => Event::Stop,
                 changed = leadership.changed() => if changed.is_ok() { Event::Look } else { Event::Stop },
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => Event::Done(done),
+                // Before the socket: under a flood it is always readable.
+                () = &mut timer => Event::Timer,
                 readable = self.socket.readable() => match readable {
                     Ok(()) => Event::Readable,
                     Err(error) => {
@@ -139,7 +151,6 @@ impl Leader {
                         Event::Stop
                     }
                 },
-                () = &mut timer => Event::Timer,
             };
             // Before anything is read or sent: a process that was paused finds out here that it was deposed.
             let leads = *leadership.borrow() == Leadership::Leader { term: self.term };
@@ -202,19 +213,35 @@ impl Leader {
         self.context.options.metrics.sessions(self.sessions.len());
     }
 
+    /// Takes datagrams in and answers them. When they follow each other quickly, it looks for the next one for a moment
+    /// instead of going to sleep: to be woken up takes longer than a client on a fast network takes to answer.
     fn receive(&mut self, batch: &mut Batch) {
-        for _ in 0..BATCHES_A_TURN {
-            match self.socket.try_receive(batch) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => return warn!(%error, "receiving failed"),
+        let began = self.now();
+        let mut now = began;
+        let mut looks_until = now;
+        // The lease, because the look lasts: see `run`.
+        while now < began + TURN_MAX && self.lease.is_valid() {
+            if let Err(error) = self.socket.try_receive(batch) {
+                return warn!(%error, "receiving failed");
             }
             let mut packets = 0;
             for datagram in batch.datagrams(self.socket.bound()) {
                 packets += 1;
                 self.handle_datagram(datagram);
             }
-            self.context.options.metrics.received(packets);
+            if packets > 0 {
+                self.context.options.metrics.received(packets);
+                if now.saturating_sub(self.heard_at) < QUICK {
+                    looks_until = now + LOOK_MAX;
+                }
+                self.heard_at = now;
+            } else if self.socket.is_drained() {
+                std::thread::yield_now();
+            }
+            now = self.now();
+            if self.socket.is_drained() && now >= looks_until {
+                return;
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::net::sockopt::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
 
 /// Bytes of one receive buffer. Clients send requests (at most 1,024 bytes) and ACKs; the rest is room for several
 /// that the kernel hands over as one.
@@ -50,10 +50,13 @@ pub(crate) struct Datagram<'a> {
 
 /// The socket while this member leads.
 pub(crate) struct ServerSocket {
-    socket: UdpSocket,
+    /// Waited for to become readable only: on loopback each packet sent makes the socket writable anew, and that would
+    /// wake the loop once more for each block.
+    socket: AsyncFd<std::net::UdpSocket>,
     state: UdpSocketState,
     bound: SocketAddr,
     segments_max: usize,
+    drained: bool,
 }
 
 /// Buffers for one batch of datagrams.
@@ -93,16 +96,23 @@ impl ServerSocket {
         // quinn-udp forbids fragments, as QUIC wants it. A TFTP client that asks for a block beyond the path's MTU
         // expects IP to fragment it (RFC 2348 warns of it and allows it).
         let address = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
         if address.is_ipv4() {
             set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?;
         } else {
             set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?;
         }
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe, for descriptors that may be closed by others; std's socket owns its own"
+        )]
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE)?;
         Ok(Self {
             segments_max: state.max_gso_segments(),
             bound: address,
             state,
-            socket: UdpSocket::from_std(socket)?,
+            socket,
+            drained: false,
         })
     }
 
@@ -112,12 +122,22 @@ impl ServerSocket {
     }
 
     /// Waits until there may be something to receive.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    pub(crate) async fn readable(&mut self) -> io::Result<()> {
+        if self.drained {
+            // Cleared before the queue is drained, so that whatever comes after wakes us again.
+            self.socket.readable().await?.clear_ready();
+            self.drained = false;
+        }
+        Ok(())
     }
 
-    /// Receives what is there, without waiting; false when there is nothing.
-    pub(crate) fn try_receive(&self, batch: &mut Batch) -> io::Result<bool> {
+    /// Whether the last receive took everything that was there.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained
+    }
+
+    /// Receives what is there, perhaps nothing, without waiting.
+    pub(crate) fn try_receive(&mut self, batch: &mut Batch) -> io::Result<()> {
         batch.filled = 0;
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] = {
             let mut buffers = batch.buffers.iter_mut();
@@ -125,18 +145,23 @@ impl ServerSocket {
                 IoSliceMut::new(buffers.next().map_or(&mut [], |buffer| buffer.as_mut_slice()))
             })
         };
-        let received = self.socket.try_io(Interest::READABLE, || {
-            self.state
-                .recv((&self.socket).into(), &mut slices, &mut batch.metas)
-        });
-        match received {
+        let socket = self.socket.get_ref();
+        match self.state.recv(socket.into(), &mut slices, &mut batch.metas) {
             Ok(filled) => {
                 batch.filled = filled;
-                Ok(filled > 0)
+                // Where there is room left, the kernel had no more: it need not be asked once more for each block.
+                self.drained = filled < BATCH_SIZE;
+                Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.drained = true;
+                Ok(())
+            }
             // An ICMP error of an earlier send (a client that is gone): about one peer, not about the socket.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.drained = false;
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -157,10 +182,7 @@ impl ServerSocket {
             segment_size: Some(segment),
             src_ip,
         };
-        let sent = self.socket.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.socket).into(), &transmit)
-        });
-        if let Err(error) = sent {
+        if let Err(error) = self.state.try_send(self.socket.get_ref().into(), &transmit) {
             tracing::debug!(%peer, %error, "packet not sent");
         }
     }
@@ -170,10 +192,11 @@ impl ServerSocket {
 mod tests {
     use super::*;
 
-    async fn receive(socket: &ServerSocket, batch: &mut Batch) {
+    async fn receive(socket: &mut ServerSocket, batch: &mut Batch) {
         loop {
             socket.readable().await.unwrap();
-            if socket.try_receive(batch).unwrap() {
+            socket.try_receive(batch).unwrap();
+            if batch.filled > 0 {
                 return;
             }
         }
@@ -181,12 +204,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_datagram_names_both_ends_and_a_reply_leaves_from_the_same_address() {
-        let any = ServerSocket::new(bind("0.0.0.0:0".parse().unwrap()).unwrap()).unwrap();
+        let mut any = ServerSocket::new(bind("0.0.0.0:0".parse().unwrap()).unwrap()).unwrap();
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let server: SocketAddr = ([127, 0, 0, 2], any.bound().port()).into();
         client.send_to(b"hello", server).unwrap();
         let mut batch = Batch::new();
-        receive(&any, &mut batch).await;
+        receive(&mut any, &mut batch).await;
         let datagram = batch.datagrams(any.bound()).next().unwrap();
         assert_eq!(
             (datagram.peer, datagram.local),
