@@ -80,11 +80,11 @@ impl Leader {
             sessions = self.sessions.len(),
             "serving no longer"
         );
-        for part in acked.chunks(TOLD_MAX) {
-            self.context
-                .replica
-                .tell(positions::message(part.to_vec(), false));
+        // Also for this member itself, which may lead on in the same term when only its lease had run out.
+        for (id, block) in &acked {
+            self.context.board.note(*id, *block);
         }
-        self.context.replica.tell(positions::message(Vec::new(), true));
+        // One message, since one of several might be dropped: the last words must not come without the positions.
+        self.context.replica.tell(positions::message(acked, true));
     }
 }
