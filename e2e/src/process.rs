@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::clock::eventually;
@@ -77,6 +77,19 @@ impl Process {
         Ok(())
     }
 
+    /// Waits as long as it takes until it ends well, without the pauses between two looks that a benchmark would see.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        let waiting = || format!("waiting for {}", self.name);
+        let status = self.child.wait().with_context(waiting)?;
+        ensure!(
+            status.success(),
+            "{} ended with {status}: {}",
+            self.name,
+            self.output()
+        );
+        Ok(())
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, with: Signal) -> anyhow::Result<()> {
         signal(self.pid(), with)
@@ -143,4 +156,22 @@ pub fn resident_bytes(pid: u32) -> anyhow::Result<u64> {
         .parse()
         .context("reading VmRSS")?;
     Ok(kib * 1024)
+}
+
+/// USER_HZ: what Linux counts processor time in for user space, on every processor it runs on today.
+const TICKS_PER_SECOND: u32 = 100;
+
+/// The processor time that a process has used so far, in user mode and in the kernel.
+pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+    // Fields 14 and 15, in ticks (proc_pid_stat(5)); the first field after the name in parentheses is number 3.
+    let (_, fields) = text.rsplit_once(") ").context("no process name")?;
+    let ticks: u64 = fields
+        .split(' ')
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().context("reading processor time"))
+        .sum::<anyhow::Result<u64>>()?;
+    Ok(Duration::from_secs(ticks) / TICKS_PER_SECOND)
 }
