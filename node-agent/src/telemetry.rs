@@ -26,7 +26,10 @@ pub(crate) fn start_logging(format: LogFormat, level: &str) -> anyhow::Result<()
         .with_context(|| format!("reading the log filter `{level}`"))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // It would report a line that cannot be written by `eprintln!`, which panics: a full disk or a closed pipe
+        // under the log must not end the member.
+        .log_internal_errors(false);
     match format {
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
         LogFormat::Text => lines.with_ansi(false).try_init(),
