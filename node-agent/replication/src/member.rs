@@ -39,6 +39,8 @@ const APPEND_ENTRIES_MAX: u64 = 64;
 const RAFT_THREADS: usize = 2;
 /// Bytes that must stay free on the disk beside a snapshot that is received.
 const SPACE_MARGIN_BYTES: u64 = 16 << 20;
+/// Below this the disk is called full: no further segment of the log and no snapshot worth the name fits.
+const SPACE_ALARM_BYTES: u64 = 8 << 20;
 
 /// A member that has joined its group.
 pub(crate) struct Running<S: State> {
@@ -64,15 +66,24 @@ impl<S: State> Clone for Running<S> {
 impl<S: State> Running<S> {
     /// Refuses a snapshot that would not fit beside the old one.
     pub(crate) fn check_space_for(&self, bytes: usize) -> Result<(), tonic::Status> {
-        let free = rustix::fs::statvfs(&*self.data_path)
-            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-            .unwrap_or(u64::MAX);
-        if free < bytes as u64 + SPACE_MARGIN_BYTES {
+        if self.free_bytes() < bytes as u64 + SPACE_MARGIN_BYTES {
             return Err(tonic::Status::resource_exhausted(
                 "the disk of this member is full",
             ));
         }
         Ok(())
+    }
+
+    /// Whether somebody should free space: the log may have prepared room for a while, the rest of the member has not.
+    pub(crate) fn lacks_space(&self) -> bool {
+        self.wal.space() != wal::Space::Ok || self.free_bytes() < SPACE_ALARM_BYTES
+    }
+
+    /// What unprivileged programs may still write; the maximum where that cannot be told.
+    fn free_bytes(&self) -> u64 {
+        rustix::fs::statvfs(&*self.data_path)
+            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+            .unwrap_or(u64::MAX)
     }
 
     /// The addresses of `id`, as the effective membership records them.

@@ -45,7 +45,7 @@ pub(crate) fn status<S: State>(member: &Member<S>) -> NodeStatus {
     let metrics = running.raft.metrics();
     let metrics = metrics.borrow_watched();
     let index = |id: Option<crate::raft::types::LogId>| id.map_or(0, |id| id.index);
-    let full = (running.wal.space() == wal::Space::Full).then(|| {
+    let full = running.lacks_space().then(|| {
         format!(
             "the disk under {} is full: free some space",
             member.data.path().display()

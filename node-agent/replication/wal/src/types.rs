@@ -117,7 +117,9 @@ pub struct Recovered {
 pub enum Space {
     /// Yes.
     Ok,
-    /// No: no further segment can be prepared. What is under way still fits, and so do votes, truncations and purges.
+    /// Yes, but not for long: no further segment can be prepared, and entries go into what is left of the current one.
+    Low,
+    /// No: the rest is for what is under way, and for votes, truncations and purges.
     Full,
 }
 

@@ -310,10 +310,14 @@ impl Wal {
     /// Whether ordinary proposals should still be accepted.
     #[must_use]
     pub fn space(&self) -> Space {
-        if self.handle.shared.lock().full.is_some() {
-            Space::Full
-        } else {
+        let under_way = self.handle.shared.options.segment_bytes_checked() / UNDER_WAY_SHARE;
+        let state = self.handle.shared.lock();
+        if state.full.is_none() {
             Space::Ok
+        } else if state.queued_bytes + under_way <= state.room {
+            Space::Low
+        } else {
+            Space::Full
         }
     }
 
@@ -372,6 +376,9 @@ impl Wal {
     }
 }
 
+/// One part in so many of a segment is kept for what was proposed before the space ended: 2 MiB of 8 MiB, a thousand
+/// entries of the largest usual kind.
+const UNDER_WAY_SHARE: u64 = 4;
 /// Kept free for batch headers when the room that is left is reckoned.
 const BATCH_SLACK: u64 = 256;
 /// Entries of one segment are read together if no more than this lies between them.

@@ -135,6 +135,27 @@ fn full_disk_refuses_appends_keeps_votes_and_recovers_by_purging() {
 }
 
 #[test]
+fn last_segment_of_a_full_disk_still_takes_entries() {
+    let disk = SimDisk::default();
+    disk.lock().bytes_max = Some(2 * 8192);
+    let wal = settled(&disk, small());
+    // Into the second segment; there is no third.
+    let mut next = 0;
+    while wal.stats().segments < 2 {
+        append(&wal, vec![entry(1, next, 700)]).unwrap();
+        next += 1;
+    }
+    wait_until("no further segment can be prepared", || wal.space() != Space::Ok);
+    assert_eq!(wal.space(), Space::Low);
+    while wal.space() == Space::Low {
+        append(&wal, vec![entry(1, next, 700)]).expect("an entry where there is said to be room");
+        next += 1;
+    }
+    assert_eq!(wal.space(), Space::Full);
+    append(&wal, vec![entry(1, next, 700)]).expect("what is under way");
+}
+
+#[test]
 fn full_disk_recovers_when_somebody_else_frees_space() {
     let disk = SimDisk::default();
     disk.lock().bytes_max = Some(2 * 8192);

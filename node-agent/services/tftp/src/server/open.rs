@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use replication::ProposeError;
 use tracing::warn;
 
 use crate::packet::{self, ErrorCode, Mode, Request, RequestKind};
@@ -117,6 +118,12 @@ pub(crate) async fn open(
             Ok(Outcome::TooManySessionsOfClient) => return Opened::Refused(busy("of this client")),
             // The file was replaced or removed meanwhile: look again.
             Ok(_) => {}
+            // Not silence: nothing will change until somebody acts, and the client's user is the first to notice.
+            Err(error @ ProposeError::StorageFull) => {
+                warn!(peer = %key.peer(), %error, "request refused");
+                let message = "the server's disk is full: free some space there";
+                return Opened::Refused(Refusal::new(ErrorCode::DiskFull, message, "disk_full"));
+            }
             Err(error) => {
                 warn!(peer = %key.peer(), %error, "request not answered: the client asks again");
                 return Opened::Nothing;
