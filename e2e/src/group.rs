@@ -120,6 +120,12 @@ impl Group {
         self.admin_port + index
     }
 
+    /// The port on which the member number `index` meets the other members.
+    #[must_use]
+    pub fn peer_port(&self, index: u16) -> u16 {
+        self.peer_port + index
+    }
+
     /// The HTTP client for admin ports.
     #[must_use]
     pub fn admin(&self) -> &Admin {
