@@ -1,0 +1,107 @@
+//! Promise: a member whose disk fails says so and ends; it acknowledges nothing that is not on a disk, and the others
+//! go on without it.
+//!
+//! The disk is an image with ext4 on it, which is told to fail everything from now on, so this test needs root.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use e2e::clock::PATIENCE;
+use e2e::data::{MIB, random_bytes};
+use e2e::scenario::{disturbed_download_without_proxy, serve};
+use e2e::{Client, Group, GroupOptions, eventually};
+
+/// The first member keeps its data here.
+const MEMBER: &str = "tftp-0";
+/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: every later write and sync fails with EIO.
+const SHUTDOWN: &str =
+    "open(F, '<', $ARGV[0]) or die; my $flags = pack('L', 2); ioctl(F, 0x8004587d, $flags) or die $!";
+
+/// A file system that can be made to fail, mounted on a directory until this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount(image: &Path, dir: &Path) -> anyhow::Result<Self> {
+        fs::create_dir_all(dir).context("creating the directory to mount on")?;
+        File::create(image)?.set_len(128 * MIB as u64)?;
+        run("mkfs.ext4", &["-q", "-F", text(image)?])?;
+        run("mount", &["-o", "loop", text(image)?, text(dir)?])
+            .context("this test needs a loop device and the right to mount it: run it as root")?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    fn fail(&self) -> anyhow::Result<()> {
+        run("perl", &["-e", SHUTDOWN, text(&self.0)?])
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if let Ok(dir) = text(&self.0) {
+            // Lazily: the member may still be running.
+            run("umount", &["--lazy", dir]).ok();
+        }
+    }
+}
+
+fn text(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}
+
+fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| format!("running {program}"))?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {arguments:?}: {error}");
+    Ok(())
+}
+
+#[test]
+fn leader_whose_disk_fails_ends_and_the_others_go_on() {
+    let mut group = Group::prepare(GroupOptions::default()).unwrap();
+    let image = group.scratch().join("image.ext4");
+    let disk = Disk::mount(&image, &group.member_dir(MEMBER).join("data")).unwrap();
+    group.launch().unwrap();
+    let content = serve(&group, "image.bin", 1, 24 * MIB).unwrap();
+    eventually("the member with that disk leads", PATIENCE, || {
+        let leader = group.leader()?;
+        if leader.name != MEMBER {
+            group.transfer()?;
+        }
+        ensure!(leader.name == MEMBER, "{} leads", leader.name);
+        Ok(())
+    })
+    .unwrap();
+    let fail = || disk.fail();
+    disturbed_download_without_proxy(&group, Client::TftpHpa, "image.bin", &content, fail).unwrap();
+    // Acknowledged by the two that are left, whatever became of the third.
+    let stored = random_bytes(2, MIB);
+    eventually("files can be stored again", PATIENCE, || {
+        group.put("stored.bin", &stored)
+    })
+    .unwrap();
+    let said = group.scratch().join("local.output");
+    eventually("the member ends with its exit code", PATIENCE, || {
+        let said = fs::read_to_string(&said)?;
+        ensure!(said.contains("exit status: 70"), "it is not said");
+        Ok(())
+    })
+    .unwrap();
+    let log = fs::read_to_string(group.member_dir(MEMBER).join("log")).unwrap();
+    let why = log
+        .lines()
+        .find(|line| line.contains("the member cannot go on, and ends"));
+    let why = why.expect("the log says that the member ends");
+    eprintln!("{why}");
+    assert!(why.contains("Input/output error"), "{why}");
+    assert_ne!(group.leader().unwrap().name, MEMBER);
+    // Without that disk the directory is empty: a new member.
+    drop(disk);
+    group.all_ready().unwrap();
+    assert_eq!(group.get("image.bin").unwrap(), content);
+    assert_eq!(group.get("stored.bin").unwrap(), stored);
+}
