@@ -3,6 +3,8 @@
 //!
 //! Each data directory is a small file system of its own, so these tests need root.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::net::{Ipv4Addr, UdpSocket};

@@ -1,6 +1,9 @@
 //! Promise: whatever strangers send to the ports of a group, its members stay up, their memory stays bounded, and
 //! people go on downloading.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::cast_possible_truncation, reason = "garbage may be cut")]
+
 use std::fs;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};

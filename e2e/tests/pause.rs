@@ -1,5 +1,7 @@
 //! Promise: members that stand still for a while, one or all, lose nothing and need no help when they go on.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use std::time::Duration;
 
 use e2e::clock::PATIENCE;

@@ -36,11 +36,11 @@ fn kill(pid: u32) {
 fn pauses_double_while_it_keeps_dying_and_are_short_again_after_a_life() {
     let mut backoff = Backoff::default();
     let soon = Duration::from_secs(1);
-    let pauses: Vec<u64> = (0..40).map(|_| backoff.after_life_of(soon).as_secs()).collect();
-    assert_eq!(pauses[..6], [1, 2, 4, 8, 8, 8]);
-    assert_eq!(pauses[39], 8);
-    assert_eq!(backoff.after_life_of(Duration::from_secs(10)).as_secs(), 1);
-    assert_eq!(backoff.after_life_of(soon).as_secs(), 2);
+    let pauses: Vec<u128> = (0..40).map(|_| backoff.after_life_of(soon).as_millis()).collect();
+    assert_eq!(pauses[..6], [500, 1000, 2000, 4000, 8000, 8000]);
+    assert_eq!(pauses[39], 8000);
+    assert_eq!(backoff.after_life_of(QUICK_DEATH).as_millis(), 500);
+    assert_eq!(backoff.after_life_of(soon).as_millis(), 1000);
 }
 
 #[tokio::test]
