@@ -83,7 +83,7 @@ pub(super) async fn start(
 
 /// What keeps a member from being ready: until it holds all content, it must not count as a copy.
 fn lacks(files: &Files) -> Option<String> {
-    let missing = files.missing().len();
+    let missing = files.lacking();
     (missing > 0).then(|| format!("fetching the content of {missing} files from other members"))
 }
 

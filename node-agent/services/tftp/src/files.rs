@@ -8,6 +8,7 @@
 mod group;
 mod import;
 mod keeper;
+mod lag;
 mod peer;
 mod pins;
 #[cfg(test)]
@@ -71,6 +72,7 @@ struct Inner<G> {
     group: G,
     store: ContentStore,
     limits: FileLimits,
+    lag: Mutex<lag::Lag>,
     pins: Mutex<Pins>,
     flights: Mutex<BTreeMap<ContentHash, Arc<tokio::sync::Mutex<()>>>>,
     puts: Semaphore,
@@ -170,6 +172,7 @@ impl<G: Group> FilesOf<G> {
             group,
             store,
             limits,
+            lag: Mutex::default(),
             pins: Mutex::default(),
             flights: Mutex::default(),
             puts: Semaphore::new(PUTS_MAX),

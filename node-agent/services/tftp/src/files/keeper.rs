@@ -69,6 +69,18 @@ impl<G: Group> FilesOf<G> {
             .collect()
     }
 
+    /// How many contents this member lacks, so that it does not count as a copy of them. What is on its way does not
+    /// count.
+    #[must_use]
+    pub fn lacking(&self) -> usize {
+        let changed = self.inner.group.local(TftpState::content_changed);
+        if lock(&self.inner.lag).is_complete_at(changed) {
+            return 0;
+        }
+        let missing = self.missing();
+        lock(&self.inner.lag).lacking(&missing, changed, Instant::now())
+    }
+
     async fn keep_fetching(&self) {
         let mut applied = self.inner.group.applied();
         let mut retries = BTreeMap::new();
