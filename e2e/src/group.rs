@@ -21,6 +21,9 @@ use crate::program::agent;
 /// How much of each log is shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
 
+/// As many members as any test asks for.
+const REPLICAS_MAX: u16 = 5;
+
 /// What a group is started with.
 #[derive(Debug, Clone)]
 pub struct GroupOptions {
@@ -48,6 +51,7 @@ pub struct Group {
     tftp_port: u16,
     admin_port: u16,
     peer_port: u16,
+    ipv6: bool,
     temp: TempDir,
     /// One group at a time on a machine: groups beside each other would only measure each other.
     _turn: File,
@@ -78,8 +82,10 @@ impl Group {
             supervisor: None,
             admin: Admin::new()?,
             tftp_port: free_udp()?,
-            admin_port: free_run(options.replicas)?,
-            peer_port: free_run(options.replicas)?,
+            // Some may be needed when the group grows.
+            admin_port: free_run(options.replicas.max(REPLICAS_MAX))?,
+            peer_port: free_run(options.replicas.max(REPLICAS_MAX))?,
+            ipv6: false,
             temp,
             options,
             _turn: turn,
@@ -97,7 +103,12 @@ impl Group {
     pub fn launch_only(&mut self) -> anyhow::Result<()> {
         let mut command = self.agent_command(&["local", "tftp", "--json"])?;
         command.args(["--replicas", &self.options.replicas.to_string()]);
-        command.args(["--tftp-port", &self.tftp_port.to_string()]);
+        let port = self.tftp_port;
+        if self.ipv6 {
+            command.args(["--tftp-listen", &format!("[::1]:{port}")]);
+        } else {
+            command.args(["--tftp-port", &port.to_string()]);
+        }
         command.args(["--admin-port", &self.admin_port.to_string()]);
         command.args(["--peer-port", &self.peer_port.to_string()]);
         if let Some(root) = &self.options.tftp_root {
@@ -106,6 +117,11 @@ impl Group {
         let output = self.temp.path().join("local.output");
         self.supervisor = Some(Process::start("quorate-agent local", command, output)?);
         Ok(())
+    }
+
+    /// Lets the TFTP listener be on IPv6's loopback from the next start on.
+    pub fn listen_on_ipv6(&mut self) {
+        self.ipv6 = true;
     }
 
     /// The port of the TFTP listener.
@@ -344,6 +360,13 @@ impl Group {
             ensure!(left.is_empty(), "these processes still run: {left:?}");
             Ok(())
         })
+    }
+
+    /// Stops the group and starts it with another number of members on the same directory and ports.
+    pub fn restart_with(&mut self, replicas: u16) -> anyhow::Result<()> {
+        self.stop()?;
+        self.options.replicas = replicas;
+        self.launch()
     }
 
     fn agent_command(&self, arguments: &[&str]) -> anyhow::Result<Command> {
