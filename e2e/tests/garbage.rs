@@ -5,7 +5,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "garbage may be cut")]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -220,4 +220,38 @@ fn strangers_on_the_peer_and_admin_ports_are_borne() {
         // While all of them are still open.
         pids(group);
     });
+}
+
+#[test]
+fn silent_connections_to_a_peer_port_do_not_use_up_descriptors() {
+    nobody_minds("silence", |group| {
+        let pid = pid(group.statuses()[0].as_ref().unwrap()).unwrap();
+        let held: Vec<_> = (0..600)
+            .map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, group.peer_port(0))).unwrap())
+            .collect();
+        let descriptors = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+        eventually("the first are hung up on", PATIENCE, || {
+            let open = descriptors();
+            assert!(open < 400, "{open} descriptors are open");
+            held[0].set_nonblocking(true)?;
+            ensure!(
+                is_ended(&held[0]),
+                "{open} descriptors, and it is still connected"
+            );
+            Ok(())
+        })
+        .unwrap();
+    });
+}
+
+/// Whether the other end has hung up; what it said before is read and forgotten.
+fn is_ended(mut stream: &TcpStream) -> bool {
+    let mut heard = [0; 4096];
+    loop {
+        match stream.read(&mut heard) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != ErrorKind::WouldBlock,
+        }
+    }
 }

@@ -16,6 +16,7 @@ use uuid::Uuid;
 use wal::Wal;
 
 use crate::identity::{DataDir, Identity, Stored};
+use crate::raft::incoming;
 use crate::raft::leadership::{self, Lease};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
@@ -418,7 +419,7 @@ impl<S: State> Member<S> {
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let mut server = Server::builder()
             .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(Duration::from_secs(5)));
+            .http2_keepalive_interval(Some(incoming::PING_EVERY));
         if let Some(tls) = &self.options.tls {
             server = server
                 .tls_config(tls::server(tls)?)
@@ -431,9 +432,8 @@ impl<S: State> Member<S> {
                 Ok(listener) => listener,
                 Err(error) => return warn!(%error, "the peer port closed"),
             };
-            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
             if let Err(error) = router
-                .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+                .serve_with_incoming_shutdown(incoming::accept(listener), stop.cancelled_owned())
                 .await
             {
                 warn!(%error, "the peer port closed");

@@ -1,6 +1,7 @@
 //! openraft behind the contract: the only place that names it, with `member.rs`, `membership.rs` and `replica.rs`.
 
 pub(crate) mod codec;
+pub(crate) mod incoming;
 pub(crate) mod leadership;
 pub(crate) mod log_store;
 pub(crate) mod network;
