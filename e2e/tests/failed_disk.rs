@@ -3,7 +3,7 @@
 //!
 //! The disk is an image with ext4 on it, which is told to fail everything from now on, so this test needs root.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

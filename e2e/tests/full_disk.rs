@@ -3,7 +3,7 @@
 //!
 //! Each data directory is a small file system of its own, so these tests need root.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};

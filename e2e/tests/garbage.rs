@@ -1,8 +1,11 @@
 //! Promise: whatever strangers send to the ports of a group, its members stay up, their memory stays bounded, and
 //! people go on downloading.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-#![allow(clippy::cast_possible_truncation, reason = "garbage may be cut")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests, which may panic"
+)]
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};

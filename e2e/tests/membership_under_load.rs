@@ -1,5 +1,7 @@
 //! Promise: members come, go and hand over while clients download, and no client ends with anything but the file.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
+
 use std::fs;
 
 use e2e::data::MIB;

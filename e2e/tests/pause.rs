@@ -1,6 +1,6 @@
 //! Promise: members that stand still for a while, one or all, lose nothing and need no help when they go on.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Promise: everything works over IPv6 as well.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
+
 use std::path::Path;
 use std::process::Command;
 
