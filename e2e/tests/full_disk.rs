@@ -86,15 +86,15 @@ fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A group of three, each member on a disk of its own. The disks go first.
-fn group_on_disks() -> (Vec<Disk>, Group) {
+/// A group of three, each member on a disk of its own. What is declared last is dropped first: the disks.
+fn group_on_disks() -> (Group, Vec<Disk>) {
     let mut group = Group::prepare(GroupOptions::default()).unwrap();
     let disks = (0..3)
         .map(|number| Disk::mount(&group.member_dir(&format!("tftp-{number}"))))
         .collect::<anyhow::Result<_>>()
         .unwrap();
     group.launch().unwrap();
-    (disks, group)
+    (group, disks)
 }
 
 fn disk_of<'a>(disks: &'a [Disk], member: &MemberStatus) -> &'a Disk {
@@ -149,7 +149,7 @@ fn put_is_refused(group: &Group, len: usize) {
 
 #[test]
 fn member_with_a_full_disk_neither_stops_nor_holds_the_others_up() {
-    let (disks, group) = group_on_disks();
+    let (group, disks) = group_on_disks();
     let content = random_bytes(1, 3 * MIB);
     group.put("image.bin", &content).unwrap();
     let before = pids(&group);
@@ -189,7 +189,7 @@ fn member_with_a_full_disk_neither_stops_nor_holds_the_others_up() {
 
 #[test]
 fn group_whose_disks_are_all_full_serves_what_it_has_and_recovers_by_itself() {
-    let (disks, group) = group_on_disks();
+    let (group, disks) = group_on_disks();
     let content = random_bytes(1, 8 * MIB);
     group.put("image.bin", &content).unwrap();
     group.put("other.bin", &random_bytes(2, MIB)).unwrap();
