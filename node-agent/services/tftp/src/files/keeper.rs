@@ -78,7 +78,7 @@ impl<G: Group> FilesOf<G> {
             return 0;
         }
         let missing = self.missing();
-        lock(&self.inner.lag).lacking(&missing, changed, Instant::now())
+        lock(&self.inner.lag).lacking(&missing, changed, now())
     }
 
     async fn keep_fetching(&self) {
