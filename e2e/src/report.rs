@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use plotters::prelude::{
     BLACK, ChartBuilder, Circle, Color, IntoDrawingArea, IntoLogRange, LineSeries, Palette, Palette99,
-    PathElement, SVGBackend, WHITE,
+    PathElement, SVGBackend, SeriesLabelPosition, WHITE,
 };
 use serde::Serialize;
 
@@ -137,6 +137,8 @@ fn draw(
     }
     chart
         .configure_series_labels()
+        // Where distributions of times have no lines.
+        .position(SeriesLabelPosition::UpperLeft)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.4))
         .draw()?;
