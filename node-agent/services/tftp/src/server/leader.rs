@@ -239,7 +239,9 @@ impl Leader {
                 std::thread::yield_now();
             }
             now = self.now();
-            if self.socket.is_drained() && now >= looks_until {
+            // What others must know goes out before the next look: a client waits for it, and so does a new leader.
+            let waits = !self.checkpoints.is_empty() && !self.checkpoint_runs;
+            if waits || (self.socket.is_drained() && now >= looks_until) {
                 return;
             }
         }
