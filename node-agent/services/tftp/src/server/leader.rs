@@ -316,7 +316,14 @@ impl Leader {
 
     fn send_error(&self, key: SessionKey, code: ErrorCode, message: &str) {
         let bytes = packet::encode_error(code, message);
-        self.socket.send(key.peer(), key.local(), &bytes, bytes.len());
+        self.send(key, &bytes, bytes.len());
+    }
+
+    /// Asks the lease once more, as `send_data` does: the last moment to notice that this process was paused and is deposed.
+    fn send(&self, key: SessionKey, contents: &[u8], segment: usize) {
+        if self.lease.is_valid() {
+            self.socket.send(key.peer(), key.local(), contents, segment);
+        }
     }
 
     fn finish_job(&mut self, done: Done) {
@@ -399,8 +406,8 @@ impl Leader {
             };
             match output {
                 Output::SendOack => {
-                    let oack = &session.fixed.oack;
-                    self.socket.send(key.peer(), key.local(), oack, oack.len());
+                    let oack = session.fixed.oack.clone();
+                    self.send(key, &oack, oack.len());
                     self.context.options.metrics.sent(1, 0);
                 }
                 Output::SendData { first, count } => self.send_data(key, first, count),

@@ -44,7 +44,9 @@ impl Leader {
                 next += 1;
             }
             if next > start {
-                self.socket.send(key.peer(), key.local(), &self.scratch, segment);
+                if self.lease.is_valid() {
+                    self.socket.send(key.peer(), key.local(), &self.scratch, segment);
+                }
                 let headers = (next - start) * DATA_HEADER_BYTES as u64;
                 self.context
                     .options
