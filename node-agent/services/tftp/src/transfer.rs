@@ -57,9 +57,12 @@
 //! While only the OACK is under way there is no walk, only the OACK again: DATA was not sent yet, see above. A planned
 //! hand-over knows the position exactly and sends one window, as any time-out would.
 //!
+//! atftp takes a second OACK for an error and ends. To a client like it ([`Terms::one_oack`]) the OACK is repeated only
+//! when it asks again, or has been silent for longer than it ever is: it repeats its ACK, or its request if it missed
+//! the OACK, after 5 s. A new leader that does not know whether the OACK was acknowledged waits for that too.
+//!
 //! Given up for this: firmware so old that it stores whatever block comes (U-Boot of 2018) gets a hole if the link loses
-//! a block of the walk. atftp takes a second OACK for an error and ends; that is so with every server whose OACK
-//! crosses its ACK.
+//! a block of the walk.
 
 mod events;
 mod recovery;
@@ -156,6 +159,7 @@ impl Transfer {
             transfer.timer.hurry(RESUMED_TIMEOUT);
         }
         match transfer.position {
+            Position::Unheard if terms.one_oack => transfer.retransmit_at = now + transfer.first_timeout(),
             Position::Unheard if terms.has_oack => transfer.send_first(now),
             Position::Acked(block) if block == transfer.last_block => transfer.close(End::Complete),
             _ if transfer.committed == Position::Unheard => transfer.checkpoint(now),
@@ -178,6 +182,9 @@ impl Transfer {
             Input::RepeatedRequest if self.position == Position::Unheard => {
                 self.heard_at = now;
                 self.push_first();
+                if self.terms.one_oack {
+                    self.retransmit_at = now + self.first_timeout();
+                }
             }
             Input::RepeatedRequest => {}
             Input::Deadline => self.handle_deadline(now),
@@ -231,6 +238,7 @@ impl Transfer {
             terms.window_size == 1 || terms.has_oack,
             "a window must have been agreed on"
         );
+        assert!(terms.has_oack || !terms.one_oack, "no OACK is not one OACK");
         Self {
             terms,
             limits,
@@ -290,7 +298,7 @@ impl Transfer {
         if self.terms.has_oack {
             self.timed = (!self.resent).then_some((0, now));
             self.push_first();
-            self.retransmit_at = now + self.timer.timeout();
+            self.retransmit_at = now + self.first_timeout();
         } else {
             self.fill(now);
         }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::content::BlobKey;
+use crate::packet::Packet;
 use crate::state::{NewSession, SessionId, SessionRecord, TransferMode};
 use crate::transfer::{Known, Limits, Position, Terms, Transfer};
 
@@ -98,5 +99,49 @@ fn terms(fixed: &NewSession) -> Terms {
         window_size: fixed.window_size,
         timeout: (fixed.timeout_ms > 0).then(|| Duration::from_millis(u64::from(fixed.timeout_ms))),
         has_oack: !fixed.oack.is_empty(),
+        one_oack: is_like_atftp(&fixed.oack),
+    }
+}
+
+/// Whether the OACK goes to a client like atftp, which gives up on a second one. It can be told by what it does not ask
+/// for: firmware, boot loaders, curl and busybox all ask for `tsize`. Those must not wait for a repeated OACK, since some
+/// never repeat anything themselves; whoever else asks for no `tsize` repeats its packets as RFC 1350 §2 says.
+fn is_like_atftp(oack: &[u8]) -> bool {
+    matches!(Packet::decode(oack), Ok(Packet::Oack(options))
+        if options.iter().all(|option| !option.name.eq_ignore_ascii_case("tsize")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::packet::{Limits, RequestOption, negotiate};
+
+    #[test]
+    fn clients_that_ask_for_the_size_are_not_like_atftp() {
+        let oack = |options: &[(&str, &str)]| {
+            let options: Vec<_> = options
+                .iter()
+                .map(|(name, value)| RequestOption {
+                    name: (*name).to_owned(),
+                    value: (*value).to_owned(),
+                })
+                .collect();
+            let limits = Limits {
+                block_size_max: 65_464,
+                window_size_max: 64,
+                file_len: 7,
+            };
+            negotiate(&options, &limits).oack.unwrap_or_default()
+        };
+        assert!(is_like_atftp(&oack(&[("blksize", "8192"), ("windowsize", "8")])));
+        // curl, busybox, and EDK2, as captured or documented.
+        assert!(!is_like_atftp(&oack(&[
+            ("tsize", "0"),
+            ("blksize", "512"),
+            ("timeout", "6")
+        ])));
+        assert!(!is_like_atftp(&oack(&[("blksize", "1400"), ("TSIZE", "0")])));
+        // No OACK at all.
+        assert!(!is_like_atftp(&oack(&[])));
     }
 }

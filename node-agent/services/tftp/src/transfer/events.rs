@@ -15,6 +15,8 @@ pub struct Terms {
     pub timeout: Option<Duration>,
     /// Whether the first packet is an OACK.
     pub has_oack: bool,
+    /// Whether the client may take a second OACK for an error, so that it has to be asked for.
+    pub one_oack: bool,
 }
 
 /// When to give up.

@@ -14,6 +14,11 @@ const WALK_WINDOW_BLOCKS: u16 = 8;
 const WALK_SPAN: u64 = 128;
 /// The longest round towards a peer that never answered.
 const WALK_SPAN_UNHEARD_MAX: u64 = 512;
+/// The shortest wait before an OACK is repeated unasked to a client that may not bear it: atftp repeats its own packet
+/// after 5 s, or after the time-out (RFC 2349) that it asked for.
+const ONE_OACK_PATIENCE: Duration = Duration::from_secs(5);
+/// What such a client's packet may be late.
+const ONE_OACK_MARGIN: Duration = Duration::from_secs(1);
 
 /// The walk upward from a position that may be old.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +47,15 @@ impl Transfer {
         self.restart_at(self.acked());
         self.burst = (self.burst / 2).max(1);
         self.bursts_since_ack = 0;
+    }
+
+    /// How long to wait for an answer to the OACK.
+    pub(super) fn first_timeout(&self) -> Duration {
+        if self.terms.one_oack {
+            let patience = self.terms.timeout.unwrap_or_default().max(ONE_OACK_PATIENCE);
+            return self.timer.timeout().max(patience + ONE_OACK_MARGIN);
+        }
+        self.timer.timeout()
     }
 
     /// No answer came in time.

@@ -21,6 +21,7 @@ fn plain(blocks: u64) -> Terms {
         window_size: 1,
         timeout: None,
         has_oack: false,
+        one_oack: false,
     }
 }
 
@@ -522,6 +523,7 @@ fn oack_that_was_acknowledged_meanwhile_is_not_sent_by_the_new_leader() {
         window_size: 4,
         timeout: None,
         has_oack: true,
+        one_oack: false,
     };
     let limits = Limits {
         retransmissions_max: 5,
@@ -537,4 +539,47 @@ fn oack_that_was_acknowledged_meanwhile_is_not_sent_by_the_new_leader() {
     transfer.handle(Input::Ack(0), Duration::ZERO);
     assert_eq!(transfer.poll_output(), Some(Output::Checkpoint(0)));
     assert_eq!(transfer.poll_output(), None);
+}
+
+/// A client like atftp, which gives up on a second OACK.
+const UNHEARD: Known = Known {
+    position: Position::Unheard,
+    checkpoint: Position::Unheard,
+    exact: false,
+};
+
+fn one_oack(timeout: Option<Duration>) -> Terms {
+    Terms {
+        one_oack: true,
+        timeout,
+        ..windowed(9, 4)
+    }
+}
+
+#[test]
+fn client_that_bears_one_oack_gets_the_next_when_it_asks_or_is_silent_for_long() {
+    let mut transfer = Transfer::open(one_oack(None), LIMITS, ms(0));
+    assert_eq!(drain(&mut transfer), [Output::SendOack]);
+    // It missed the OACK, and says so.
+    at(&mut transfer, 5000, Input::RepeatedRequest, &[Output::SendOack]);
+    wait(&mut transfer, 11_000, &[Output::SendOack]);
+    at(&mut transfer, 11_001, Input::Ack(0), &[Output::Checkpoint(0)]);
+
+    let mut transfer = Transfer::open(one_oack(Some(ms(9000))), LIMITS, ms(0));
+    assert_eq!(drain(&mut transfer), [Output::SendOack]);
+    wait(&mut transfer, 10_000, &[Output::SendOack]);
+}
+
+#[test]
+fn new_leader_waits_for_a_client_that_bears_one_oack() {
+    let mut transfer = Transfer::resume(one_oack(None), LIMITS, UNHEARD, ms(0));
+    assert_eq!(drain(&mut transfer), []);
+    assert_eq!(transfer.deadline(), ms(6000));
+    // The ACK that died with the old leader comes again.
+    at(&mut transfer, 4700, Input::Ack(0), &[Output::Checkpoint(0)]);
+    at(&mut transfer, 4702, Input::CheckpointCommitted(0), &[data(1, 4)]);
+
+    let mut transfer = Transfer::resume(one_oack(None), LIMITS, UNHEARD, ms(0));
+    at(&mut transfer, 4700, Input::RepeatedRequest, &[Output::SendOack]);
+    at(&mut transfer, 4701, Input::Ack(0), &[Output::Checkpoint(0)]);
 }

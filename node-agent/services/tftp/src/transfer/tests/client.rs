@@ -17,6 +17,8 @@ pub(super) enum Kind {
     Grub,
     /// UEFI, iPXE: acknowledges its last block on anything unexpected; repeats after 4 s.
     Uefi,
+    /// atftp: like `Plain`, and gives up on a second OACK.
+    Atftp,
     /// RFC 7440: acknowledges its last block once per gap, ignores old blocks; repeats after 5 s.
     Windowed,
 }
@@ -109,6 +111,10 @@ impl Client {
         }
         match packet {
             Packet::Oack => {
+                assert!(
+                    self.kind != Kind::Atftp || self.awaits_oack,
+                    "a second OACK: atftp gives up"
+                );
                 if self.block > 0 && self.kind != Kind::Curl {
                     return None;
                 }
@@ -135,7 +141,7 @@ impl Client {
         let ahead = number.wrapping_sub(wire_number(self.block));
         let is_old = ahead == 0 || ahead > 32_767;
         match self.kind {
-            Kind::Plain | Kind::Hpa | Kind::Curl => {
+            Kind::Plain | Kind::Hpa | Kind::Curl | Kind::Atftp => {
                 if self.kind == Kind::Hpa {
                     self.deaf_until = now + Duration::from_micros(200);
                 }

@@ -329,6 +329,7 @@ fn perfect(seed: u64, kind: Kind, length: u64, block_size: u16, window_size: u16
             window_size,
             timeout: None,
             has_oack,
+            one_oack: kind == Kind::Atftp && has_oack,
         },
         loss_percent: 0,
         repeat_percent: 0,
@@ -502,6 +503,19 @@ fn loss_of_a_leader_without_loss_of_packets_is_unnoticed() {
             assert_eq!(cost.client_timeouts, 0, "{case:?}");
             at_most(cost.longest_gap, ELECTION + ms(80), "wait", &case);
             at_most(cost.blocks_sent, blocks + 2 * 128 + 64, "blocks sent", &case);
+        }
+    }
+}
+
+#[test]
+fn client_that_bears_one_oack_outlives_leaders_that_die_in_the_handshake() {
+    for seed in 0..200 {
+        for leaders in [1, 3] {
+            run(Case {
+                fail_over_at: vec![0; leaders],
+                jitter: ms(3),
+                ..perfect(seed, Kind::Atftp, 100_003, 1468, 1, true)
+            });
         }
     }
 }
