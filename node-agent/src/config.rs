@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use operator_api::AgentConfig;
-use operator_api::config::{Endpoint, ServiceConfig};
+use operator_api::config::{ServiceConfig, VARIABLES};
 use rustix::fs::FlockOperation;
 use tracing_subscriber::EnvFilter;
 
@@ -24,12 +24,22 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<AgentConfig> {
     );
     let bytes =
         fs::read(path).with_context(|| format!("reading the configuration file {}", path.display()))?;
-    parse(&bytes).with_context(|| format!("in the configuration file {}", path.display()))
+    parse(&bytes, environment).with_context(|| format!("in the configuration file {}", path.display()))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what differs between the pods of one StatefulSet can only come from their environment"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Parses and checks a configuration.
-fn parse(bytes: &[u8]) -> anyhow::Result<AgentConfig> {
-    let mut json = serde_json::Deserializer::from_slice(bytes);
+fn parse(bytes: &[u8], environment: impl Fn(&str) -> Option<String>) -> anyhow::Result<AgentConfig> {
+    let text = std::str::from_utf8(bytes).context("it is not text in UTF-8")?;
+    let text = expand(text, environment)?;
+    let mut json = serde_json::Deserializer::from_str(&text);
     let config: AgentConfig = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         match field.as_str() {
@@ -42,6 +52,29 @@ fn parse(bytes: &[u8]) -> anyhow::Result<AgentConfig> {
     Ok(config)
 }
 
+/// Puts the values of the environment in the place of `$(NAME)`, for the names of [`VARIABLES`] and no others. JSON has
+/// a `$` in strings only, and a value enters as the inside of a string, whatever it holds.
+fn expand(text: &str, environment: impl Fn(&str) -> Option<String>) -> anyhow::Result<String> {
+    let mut expanded = text.to_owned();
+    for (name, _) in VARIABLES {
+        let place = format!("$({name})");
+        if !expanded.contains(&place) {
+            continue;
+        }
+        let value = environment(name).filter(|value| !value.is_empty()).with_context(|| {
+            format!("{place} is used, but the environment variable {name} is not set: a pod gets it by the downward API")
+        })?;
+        ensure!(
+            !value.contains("$("),
+            "the environment variable {name} is `{}`: that is no value of a pod",
+            value.escape_debug()
+        );
+        let string = serde_json::to_string(&value).context("writing a string as JSON")?;
+        expanded = expanded.replace(&place, string.trim_start_matches('"').trim_end_matches('"'));
+    }
+    Ok(expanded)
+}
+
 /// Checks what the types cannot say.
 fn validate(config: &AgentConfig) -> anyhow::Result<()> {
     validate_name(&config.name)?;
@@ -49,8 +82,16 @@ fn validate(config: &AgentConfig) -> anyhow::Result<()> {
         !config.data_dir.as_os_str().is_empty(),
         "field dataDir is empty: name a directory"
     );
-    validate_endpoint("peer", &config.peer)?;
-    validate_endpoint("admin", &config.admin)?;
+    validate_address("peer.advertise", &config.peer.advertise)?;
+    validate_address("admin.advertise", &config.admin.advertise)?;
+    if let Some(address) = &config.client_address {
+        validate_address("clientAddress", address)?;
+    }
+    if let Some(kubernetes) = &config.kubernetes {
+        kubernetes
+            .validate()
+            .map_err(|reason| anyhow!("field kubernetes: {reason}"))?;
+    }
     EnvFilter::try_new(&config.log_level).with_context(|| {
         format!(
             "field logLevel: `{}` is not a filter such as `info` or `info,tftp=debug`",
@@ -81,8 +122,8 @@ fn validate_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn validate_endpoint(field: &str, endpoint: &Endpoint) -> anyhow::Result<()> {
-    let parts = endpoint.advertise.rsplit_once(':');
+fn validate_address(field: &str, address: &str) -> anyhow::Result<()> {
+    let parts = address.rsplit_once(':');
     let is_valid = parts.is_some_and(|(host, port)| {
         !host.is_empty()
             && host
@@ -92,8 +133,8 @@ fn validate_endpoint(field: &str, endpoint: &Endpoint) -> anyhow::Result<()> {
     });
     ensure!(
         is_valid,
-        "field {field}.advertise is `{}`: it must be host:port, as others reach this member",
-        endpoint.advertise.escape_debug()
+        "field {field} is `{}`: it must be host:port, as others reach it",
+        address.escape_debug()
     );
     Ok(())
 }
@@ -162,7 +203,7 @@ mod tests {
 "admin":{"listen":"127.0.0.1:2","advertise":"tftp-0.example:2"},"service":{"kind":"tftp","listen":"127.0.0.1:6969"}}"#;
 
     fn check(text: &str, expect: Expect) {
-        let error = parse(text.as_bytes()).unwrap_err();
+        let error = parse(text.as_bytes(), |_| None).unwrap_err();
         expect.assert_eq(&format!("{error:#}"));
     }
 
@@ -173,7 +214,7 @@ mod tests {
 
     #[test]
     fn good_config_is_read() {
-        assert_eq!(parse(GOOD.as_bytes()).unwrap().name, "tftp-0");
+        assert_eq!(parse(GOOD.as_bytes(), |_| None).unwrap().name, "tftp-0");
     }
 
     #[test]
@@ -187,9 +228,7 @@ mod tests {
                 r#""advertise":"tftp-0.example:2""#,
                 r#""advertise":"tftp-0.example""#,
             ),
-            expect![
-                "field admin.advertise is `tftp-0.example`: it must be host:port, as others reach this member"
-            ],
+            expect!["field admin.advertise is `tftp-0.example`: it must be host:port, as others reach it"],
         );
         check(
             &with(r#""name":"tftp-0""#, r#""name":"../x""#),
@@ -213,6 +252,70 @@ mod tests {
             &with(r#""dataDir":"d""#, r#""dataDir":"d","drainSeconds":999999"#),
             expect!["field drainSeconds is 999999: it must be at most 3600"],
         );
+    }
+
+    /// The configuration of all pods of a StatefulSet, as the operator writes it.
+    const POD: &str = r#"{"name":"$(POD_NAME)","dataDir":"/data",
+"peer":{"listen":"[::]:7400","advertise":"$(POD_NAME).boot-members.$(POD_NAMESPACE).svc:7400"},
+"admin":{"listen":"[::]:9400","advertise":"$(POD_NAME).boot-members.$(POD_NAMESPACE).svc:9400"},
+"clientAddress":"boot.$(POD_NAMESPACE).svc:69",
+"kubernetes":{"namespace":"$(POD_NAMESPACE)","leaderSlices":["boot-leader-ipv4"],"podName":"$(POD_NAME)",
+"podUid":"$(POD_UID)","podIps":"$(POD_IPS)","nodeName":"$(NODE_NAME)"},
+"service":{"kind":"tftp","listen":"[::]:6969"}}"#;
+
+    fn pod(name: &str) -> Option<String> {
+        let value = match name {
+            "POD_NAME" => "boot-1",
+            "POD_NAMESPACE" => "lab",
+            "POD_UID" => "0b9f",
+            "POD_IPS" => "10.88.1.7,fd00::7",
+            "NODE_NAME" => "n2",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    #[test]
+    fn one_config_serves_all_pods() {
+        let config = parse(POD.as_bytes(), pod).unwrap();
+        assert_eq!(config.name, "boot-1");
+        assert_eq!(config.peer.advertise, "boot-1.boot-members.lab.svc:7400");
+        assert_eq!(config.client_address.as_deref(), Some("boot.lab.svc:69"));
+        let kubernetes = config.kubernetes.unwrap();
+        assert_eq!(
+            (kubernetes.pod_name.as_str(), kubernetes.pod_uid.as_str()),
+            ("boot-1", "0b9f")
+        );
+        assert_eq!(kubernetes.addresses().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn unset_variable_is_named() {
+        let error = parse(POD.as_bytes(), |name| pod(name).filter(|_| name != "POD_IPS")).unwrap_err();
+        assert!(error.to_string().contains("$(POD_IPS) is used, but"), "{error}");
+        let error = parse(POD.as_bytes(), |name| pod(name).map(|_| String::new())).unwrap_err();
+        assert!(error.to_string().contains("$(POD_NAME) is used, but"), "{error}");
+    }
+
+    #[test]
+    fn other_variables_are_left_alone() {
+        let dir = |text: &str| {
+            let text = with(r#""dataDir":"d""#, &format!(r#""dataDir":"{text}""#));
+            parse(text.as_bytes(), |name| Some(format!("<{name}>"))).map(|config| config.data_dir)
+        };
+        assert_eq!(
+            dir("$(HOME)/$POD_NAME/$(PATH)").unwrap(),
+            Path::new("$(HOME)/$POD_NAME/$(PATH)")
+        );
+        assert_eq!(dir("/data/$(POD_UID)").unwrap(), Path::new("/data/<POD_UID>"));
+    }
+
+    #[test]
+    fn value_cannot_leave_its_string() {
+        let text = with(r#""dataDir":"d""#, r#""dataDir":"$(POD_NAME)""#);
+        let config = parse(text.as_bytes(), |_| Some("a\",\"x\\".to_owned())).unwrap();
+        assert_eq!(config.data_dir, Path::new("a\",\"x\\"));
+        assert!(parse(text.as_bytes(), |_| Some("$(POD_UID)".to_owned())).is_err());
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl Member {
         let routes = admin::router(Admin {
             service: kind,
             name: config.name.clone(),
-            client_address,
+            client_address: config.client_address.clone().unwrap_or(client_address),
             admin_address: config.admin.advertise.clone(),
             control: Arc::new(node.clone()),
             detail,

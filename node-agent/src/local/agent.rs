@@ -47,6 +47,8 @@ impl Agent {
             log_format: LogFormat::Json,
             log_level: self.log_level.clone(),
             drain_seconds: DRAIN_SECONDS,
+            client_address: None,
+            kubernetes: None,
             exit_with_stdin: true,
             service: self.service.clone(),
         }

@@ -1,9 +1,13 @@
 //! The agent's configuration: what the operator or the `local` command writes and `quorate-agent run` reads (JSON).
 
+mod kubernetes;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+pub use kubernetes::{KubernetesConfig, VARIABLES};
 
 /// The services Quorate runs. One group (one custom resource) runs one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -48,7 +52,7 @@ impl std::fmt::Display for ServiceKind {
     }
 }
 
-/// The configuration of one member.
+/// The configuration of one member. The names of [`VARIABLES`] may stand in its strings as `$(POD_NAME)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AgentConfig {
@@ -81,6 +85,12 @@ pub struct AgentConfig {
     /// How long a stopping member lets running work drain after it handed leadership over, in seconds.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: u32,
+    /// `host:port` where clients reach the leader, as the status says it; without it, the service's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<String>,
+    /// In a pod: where the leader publishes its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesConfig>,
     /// End the process when standard input ends: the parent that held the other end is gone.
     #[serde(default)]
     pub exit_with_stdin: bool,
@@ -295,6 +305,7 @@ mod tests {
         let ServiceConfig::Tftp(tftp) = &config.service;
         assert_eq!(*tftp, TftpConfig::at("127.0.0.1:6969".parse().unwrap()));
         assert_eq!(config.timing, Timing::Lan);
+        assert_eq!((&config.client_address, &config.kubernetes), (&None, &None));
         tftp.validate().unwrap();
     }
 

@@ -5,10 +5,12 @@
 
 pub mod admin;
 pub mod config;
+pub mod epoch;
 pub mod membership;
 
 pub use admin::{GroupMember, MemberStatus, Role};
 pub use config::{AgentConfig, ServiceKind};
+pub use epoch::LeaderEpoch;
 
 /// The request header that carries the group's token (`Authorization: Bearer <token>`).
 pub const AUTHORIZATION_SCHEME: &str = "Bearer";
