@@ -41,6 +41,7 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
             "node-agent",
             BTreeSet::from(["operator-api", "replication", "tftp"]),
         ),
+        ("linearizability", BTreeSet::new()),
         ("e2e", BTreeSet::from(["operator-api"])),
     ])
 }
