@@ -162,35 +162,35 @@ pub struct TftpConfig {
 }
 
 impl TftpConfig {
-    const fn default_sessions_max() -> u32 {
+    pub(crate) const fn default_sessions_max() -> u32 {
         10_000
     }
-    const fn default_sessions_per_client_max() -> u32 {
+    pub(crate) const fn default_sessions_per_client_max() -> u32 {
         // A phone system or a NAT in front of a rack shares one address; a boot ROM asks two or three times at once.
         1_000
     }
-    const fn default_retransmissions_max() -> u32 {
+    pub(crate) const fn default_retransmissions_max() -> u32 {
         // With the exponential back-off of RFC 1123 4.2.3.2 this lasts about 50 s, as long as U-Boot's patience, and
         // it bounds what a new leader sends to a client that is gone.
         10
     }
-    const fn default_idle_seconds_max() -> u32 {
+    pub(crate) const fn default_idle_seconds_max() -> u32 {
         // curl without --max-time waits 72 s before it sends anything again.
         120
     }
-    const fn default_block_size_max() -> u16 {
+    pub(crate) const fn default_block_size_max() -> u16 {
         65_464
     }
-    const fn default_window_size_max() -> u16 {
+    pub(crate) const fn default_window_size_max() -> u16 {
         64
     }
-    const fn default_cache_bytes_max() -> u64 {
+    pub(crate) const fn default_cache_bytes_max() -> u64 {
         64 << 20
     }
-    const fn default_content_bytes_max() -> u64 {
+    pub(crate) const fn default_content_bytes_max() -> u64 {
         1 << 40
     }
-    const fn default_files_max() -> u32 {
+    pub(crate) const fn default_files_max() -> u32 {
         100_000
     }
 
@@ -282,11 +282,11 @@ pub enum LogFormat {
     Text,
 }
 
-fn default_log_level() -> String {
+pub(crate) fn default_log_level() -> String {
     "info".to_owned()
 }
 
-const fn default_drain_seconds() -> u32 {
+pub(crate) const fn default_drain_seconds() -> u32 {
     5
 }
 

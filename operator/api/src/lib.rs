@@ -7,6 +7,12 @@ pub mod admin;
 pub mod config;
 pub mod epoch;
 pub mod membership;
+#[cfg(feature = "resources")]
+#[expect(
+    unreachable_pub,
+    reason = "`KubeSchema` copies each type with its visibility into a function"
+)]
+pub mod resources;
 
 pub use admin::{GroupMember, MemberStatus, Role};
 pub use config::{AgentConfig, ServiceKind};
