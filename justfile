@@ -13,8 +13,9 @@ fix:
     cargo fmt --all
     cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Rewrites the expected texts that tests compare with; read the difference before you commit it.
+# Rewrites `crds/` and the expected texts that tests compare with; read the difference before you commit it.
 generate:
+    cargo run -p operator -- crds --out crds
     UPDATE_EXPECT=1 cargo test --workspace --exclude e2e
 
 # Unit and integration tests, simulations among them, with a seed of your choice.

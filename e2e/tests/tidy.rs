@@ -33,6 +33,7 @@ const IMPURE: [&str; 10] = [
 /// Which of our crates each crate may use.
 fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     BTreeMap::from([
+        ("operator", BTreeSet::from(["operator-api"])),
         ("operator-api", BTreeSet::new()),
         ("wal", BTreeSet::new()),
         ("replication", BTreeSet::from(["wal"])),

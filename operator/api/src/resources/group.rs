@@ -25,8 +25,7 @@ pub struct GroupSpec {
     pub replicas: i32,
     /// The agent's image. Without it, the image that the operator was installed with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 512))]
-    #[x_kube(validation = Rule::new("!self.contains(' ')").message("`image` may not contain spaces"))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^[!-~]+$"))]
     pub image: Option<String>,
     /// When the kubelet pulls the image. Without it, as Kubernetes decides from the image's tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,9 +56,15 @@ pub struct GroupSpec {
     /// Encryption between members.
     #[serde(default)]
     pub tls: TlsSpec,
-    /// Which log lines are written: `error`, `warn`, `info`, `debug`, `trace`, or filters by module (`info,tftp=debug`).
+    /// Which log lines are written: `off`, `error`, `warn`, `info`, `debug` or `trace`, for all or by module
+    /// (`info,tftp=debug`).
     #[serde(default = "default_log_level")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(
+        length(min = 1, max = 256),
+        regex(
+            pattern = r"^([A-Za-z0-9_:]+=)?(off|error|warn|info|debug|trace)(,([A-Za-z0-9_:]+=)?(off|error|warn|info|debug|trace))*$"
+        )
+    )]
     pub log_level: String,
     /// How log lines look.
     #[serde(default)]
@@ -73,7 +78,7 @@ pub struct GroupSpec {
     pub upgrade: UpgradeSpec,
 }
 
-/// When the kubelet pulls an image.
+/// When the kubelet pulls the image. Without it, as Kubernetes decides from the image's tag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ImagePullPolicy {
     /// Before each start.

@@ -41,7 +41,6 @@ const SUFFIXES: [(&str, u64); 11] = [
 /// The schema of an amount of bytes: whole, with a suffix that [`Quantity::bytes`] knows, and small enough for it.
 pub(super) fn bytes_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "x-kubernetes-int-or-string": true,
         "maxLength": 12,
         "minimum": 0,
@@ -60,7 +59,6 @@ impl JsonSchema for Quantity {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "anyOf": [{"type": "integer"}, {"type": "string"}],
             "x-kubernetes-int-or-string": true,
             "maxLength": 32,
             "minimum": 0,

@@ -80,7 +80,7 @@ pub enum TolerationOperator {
     Exists,
 }
 
-/// What a taint does to pods.
+/// The taint's effect; every effect without it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TolerationEffect {
     /// New pods are not put there.

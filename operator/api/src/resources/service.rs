@@ -38,10 +38,9 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64, "additionalProperties" = {"type": "string", "maxLength": 4096}))]
     #[x_kube(validation = Rule::new("self.all(key, key.size() <= 317 && !key.startsWith('quorate.dev/'))")
-        .message("`annotations` may not begin with 'quorate.dev/', which is the operator's, nor be longer than 317 characters"))]
+        .message("keys of `annotations` may not begin with 'quorate.dev/', which is the operator's, and may have at most 317 characters"))]
     pub annotations: BTreeMap<String, String>,
-    /// Whether nodes pass traffic from outside on to other nodes (`Cluster`), or keep it and the client's address
-    /// (`Local`). `Local` lets a download survive its leader for clients outside the cluster.
+    /// What nodes do with traffic from outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<ExternalTrafficPolicy>,
     /// The implementation of load balancers to use; the cluster's default without it.
@@ -84,7 +83,8 @@ pub enum ServiceType {
     LoadBalancer,
 }
 
-/// What nodes do with traffic from outside.
+/// Whether nodes pass traffic from outside on to other nodes (`Cluster`), or keep it and the client's address (`Local`).
+/// `Local` lets a download survive its leader for clients outside the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ExternalTrafficPolicy {
     /// Every node passes it on to the leader; the leader sees the node's address.

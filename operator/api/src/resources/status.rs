@@ -107,7 +107,7 @@ pub struct MemberReport {
     pub alarm: Option<String>,
 }
 
-/// A member's part in its group.
+/// A member's part in its group; none while it does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum MemberRole {
     /// Orders the group's commands and serves clients.

@@ -38,6 +38,8 @@ use crate::config::TftpConfig;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name must begin with a letter and have only lowercase letters, digits and '-': it names Services")
 )]
+#[x_kube(validation = Rule::new("!self.service.hostNetwork || self.scheduling.spread == 'Required'")
+    .message("`scheduling.spread` must be 'Required' with `service.hostNetwork`: members on one node would want the same ports"))]
 pub struct TftpClusterSpec {
     /// What all kinds share.
     #[serde(flatten)]
