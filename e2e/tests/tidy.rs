@@ -37,10 +37,11 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("operator-api", BTreeSet::new()),
         ("wal", BTreeSet::new()),
         ("replication", BTreeSet::from(["wal"])),
+        ("kv", BTreeSet::from(["replication"])),
         ("tftp", BTreeSet::from(["replication"])),
         (
             "node-agent",
-            BTreeSet::from(["operator-api", "replication", "tftp"]),
+            BTreeSet::from(["operator-api", "replication", "kv", "tftp"]),
         ),
         ("linearizability", BTreeSet::new()),
         ("e2e", BTreeSet::from(["operator-api"])),

@@ -107,6 +107,7 @@ fn validate(config: &AgentConfig) -> anyhow::Result<()> {
         ServiceConfig::Tftp(tftp) => tftp
             .validate()
             .map_err(|reason| anyhow!("field service: {reason}")),
+        ServiceConfig::Kv(kv) => kv.validate().map_err(|reason| anyhow!("field service: {reason}")),
     }
 }
 

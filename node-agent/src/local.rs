@@ -1,33 +1,42 @@
-//! The embedded default: a whole group on one machine, without Kubernetes.
+//! The embedded default: a whole group of each service on one machine, without Kubernetes.
 //!
 //! Every member is a real process of this program (`run --config FILE`), so that killing one is what it is in
 //! earnest. `local` holds what a cluster would hold: it claims the ports, keeps the processes running, drives the
 //! group's membership, and shows how the members are. It serves nothing itself.
 
 mod agent;
+mod directory;
 mod driver;
 mod import;
 mod layout;
 mod listener;
 mod membership;
 mod screen;
+mod service;
 mod signals;
 mod supervisor;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
-use operator_api::config::{Durability, ServiceConfig, ServiceKind, TftpConfig, Timing};
+use operator_api::config::{Durability, ServiceKind, Timing};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use agent::Agent;
+use directory::Directory;
 use driver::Driver;
 use layout::{Choices, Layout};
 use screen::Screen;
+use service::Service;
 use signals::Signals;
+use supervisor::Order;
+
+use crate::group;
 
 /// What `quorate-agent local` takes.
 #[derive(Debug, clap::Args)]
@@ -35,13 +44,13 @@ pub(crate) struct Args {
     /// The services to run; all of them when none is named.
     #[arg(value_name = "SERVICE", value_parser = service_parser())]
     services: Vec<ServiceKind>,
-    /// How many members the group has: 1, 3, 5 or 7. By default what --dir remembers, else 3.
+    /// How many members each group has: 1, 3, 5 or 7. By default what --dir remembers, else 3.
     #[arg(long, value_name = "N", value_parser = parse_replicas)]
     replicas: Option<u16>,
     /// Where to keep the members' data for the next start; by default in a temporary directory, removed at the end.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// A directory whose files are imported at the start.
+    /// A directory whose files are imported into the TFTP service at the start.
     #[arg(long, value_name = "DIR")]
     tftp_root: Option<PathBuf>,
     /// The UDP port for TFTP clients, on 127.0.0.1.
@@ -50,10 +59,14 @@ pub(crate) struct Args {
     /// The UDP address for TFTP clients, instead of a port on 127.0.0.1: `0.0.0.0:6969`, `[::1]:6969`.
     #[arg(long, value_name = "ADDRESS:PORT", conflicts_with = "tftp_port")]
     tftp_listen: Option<SocketAddr>,
-    /// The admin port of the first member; the others have the next ones. By default 9401, or what --dir remembers.
+    /// The TCP port for key-value clients, on 127.0.0.1; each member's own port follows it.
+    #[arg(long, value_name = "PORT", default_value_t = ServiceKind::Kv.client_port())]
+    kv_port: u16,
+    /// The admin port of the first TFTP member; the others have the next ones, those of the other services are by 10 and
+    /// 20 higher. By default 9401, or what --dir remembers.
     #[arg(long, value_name = "PORT")]
     admin_port: Option<u16>,
-    /// The first member's port for its peers; the others have the next ones. By default 7401, or what --dir remembers.
+    /// The first TFTP member's port for its peers; the others follow likewise. By default 7401, or what --dir remembers.
     #[arg(long, value_name = "PORT")]
     peer_port: Option<u16>,
     /// When a write counts as stored: once it is synced to disk, or once it is written.
@@ -70,47 +83,86 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the group until ctrl-C.
+/// Runs the groups until ctrl-C.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     validate(&args)?;
     // Caught first of all, so that nothing is left behind when it comes during the start.
     let mut signals = Signals::catch()?;
+    // The directory first: who starts the same group twice learns that, and not that a port is taken.
+    let directory = Arc::new(Directory::open(args.dir.as_deref())?);
+    let outcome = run_in(&directory, &args, &mut signals).await;
+    directory.close().and(outcome)
+}
+
+async fn run_in(directory: &Arc<Directory>, args: &Args, signals: &mut Signals) -> anyhow::Result<()> {
+    let screen = Screen::new(args.json);
+    let mut drivers = Vec::new();
+    for kind in args.kinds() {
+        drivers.push(prepare(directory, kind, args, &screen)?);
+    }
+    // Not before every port is known to be free.
+    directory.make_token()?;
+    let (orders, order) = watch::channel(Order::Run);
+    let mut groups = JoinSet::new();
+    for driver in drivers {
+        groups.spawn(driver.start()?.run(order.clone()));
+    }
+    group::announce(directory.path())?;
+    let mut outcome = Ok(());
+    loop {
+        tokio::select! {
+            () = signals.received() => orders.send_modify(|order| {
+                *order = if *order == Order::Run { Order::Stop } else { Order::Kill };
+            }),
+            ended = groups.join_next() => match ended {
+                None => break,
+                Some(ended) => {
+                    // One that fails ends the others.
+                    orders.send_modify(|order| *order = (*order).max(Order::Stop));
+                    outcome = outcome.and(ended.context("a group's task broke").flatten());
+                }
+            },
+        }
+    }
+    group::withdraw(directory.path());
+    outcome
+}
+
+/// Claims the ports of a group and its place in the directory.
+fn prepare(
+    directory: &Arc<Directory>,
+    kind: ServiceKind,
+    args: &Args,
+    screen: &Screen,
+) -> anyhow::Result<Driver> {
+    let client = service::bind(kind, args)?;
     let choices = Choices {
         replicas: args.replicas,
         admin_port: args.admin_port,
         peer_port: args.peer_port,
     };
-    // The directory first: who starts the same group twice learns that, and not that a port is taken.
-    let layout = Arc::new(Layout::open(args.dir.as_deref(), ServiceKind::Tftp, choices)?);
-    let outcome = run_in(&layout, args, &mut signals).await;
-    layout.close().and(outcome)
-}
-
-async fn run_in(layout: &Arc<Layout>, args: Args, signals: &mut Signals) -> anyhow::Result<()> {
-    let option = if args.tftp_listen.is_some() {
-        "--tftp-listen"
-    } else {
-        "--tftp-port"
-    };
-    let socket = listener::bind_udp(args.listen(), option)?;
+    let layout = Layout::open(directory, kind, client.address, choices)?;
     let agent = Agent {
         program: std::env::current_exe().context("finding this program's file")?,
         timing: args.timing,
         durability: args.durability,
-        log_level: args.log_level,
-        service: ServiceConfig::Tftp(TftpConfig::at(socket.local_addr()?)),
-        socket,
-        root: args.tftp_root,
+        log_level: args.log_level.clone(),
+        service: Service {
+            kind,
+            client: client.address,
+            root: service::root(kind, args),
+        },
+        socket: client.socket,
     };
-    Driver::start(layout, agent, Screen::new(args.json))?
-        .run(signals)
-        .await
+    Driver::prepare(layout, agent, screen.clone())
 }
 
 impl Args {
-    fn listen(&self) -> SocketAddr {
-        self.tftp_listen
-            .unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), self.tftp_port))
+    /// The services to run, each once, in the order in which they are listed to people.
+    fn kinds(&self) -> Vec<ServiceKind> {
+        let all = ServiceKind::ALL.into_iter();
+        all.filter(|kind| self.services.is_empty() || self.services.contains(kind))
+            .collect()
     }
 }
 
@@ -187,7 +239,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
-        assert_eq!(args.listen(), "127.0.0.1:6969".parse().unwrap());
+        assert_eq!(args.kinds(), ServiceKind::ALL);
+        assert_eq!((args.tftp_port, args.kv_port), (6969, 2390));
         assert_eq!((args.durability, args.timing), (Durability::Strict, Timing::Lan));
         validate(&args).unwrap();
     }
@@ -204,10 +257,16 @@ mod tests {
             "edge",
         ])
         .unwrap();
-        assert_eq!(args.services, [ServiceKind::Tftp]);
+        assert_eq!(args.kinds(), [ServiceKind::Tftp]);
         assert_eq!(args.replicas, Some(5));
-        assert_eq!(args.listen(), "[::1]:69".parse().unwrap());
+        assert_eq!(args.tftp_listen, Some("[::1]:69".parse().unwrap()));
         assert_eq!(args.timing, Timing::Edge);
+    }
+
+    #[test]
+    fn service_named_twice_runs_once() {
+        let args = parse(&["kv", "tftp", "kv"]).unwrap();
+        assert_eq!(args.kinds(), [ServiceKind::Tftp, ServiceKind::Kv]);
     }
 
     #[test]
@@ -220,7 +279,11 @@ mod tests {
 
     #[test]
     fn unknown_names_are_answered_with_the_known_ones() {
-        assert!(parse(&["ntp"]).unwrap_err().contains("[possible values: tftp]"));
+        assert!(
+            parse(&["ntp"])
+                .unwrap_err()
+                .contains("[possible values: tftp, kv]")
+        );
         let error = parse(&["--durability", "none"]).unwrap_err();
         assert!(error.contains("strict, relaxed"), "{error}");
         assert!(parse(&["--tftp-port", "1", "--tftp-listen", "[::1]:2"]).is_err());

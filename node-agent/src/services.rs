@@ -3,6 +3,7 @@
 //! A service knows nothing of the agent. What it contributes to the admin port (its files, its part of the status) is
 //! adapted here.
 
+mod kv;
 mod tftp;
 
 use std::path::Path;
@@ -46,6 +47,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Started> {
     match &config.service {
         ServiceConfig::Tftp(options) => tftp::start(config, options, data_dir, sockets, metrics, until).await,
+        ServiceConfig::Kv(options) => kv::start(config, options, sockets, until).await,
     }
 }
 

@@ -198,12 +198,14 @@ const fn is_bidi_control(character: char) -> bool {
 fn service_name(service: ServiceKind) -> &'static str {
     match service {
         ServiceKind::Tftp => "TFTP server",
+        ServiceKind::Kv => "Key-value store",
     }
 }
 
 fn detail_title(service: ServiceKind) -> &'static str {
     match service {
         ServiceKind::Tftp => "Running transfers",
+        ServiceKind::Kv => "Store",
     }
 }
 

@@ -1,12 +1,14 @@
 //! The member processes of a local group: which program, with which configuration.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use operator_api::config::{AgentConfig, Durability, Endpoint, LogFormat, ServiceConfig, Timing};
+use operator_api::config::{AgentConfig, Durability, Endpoint, LogFormat, Timing};
 
 use super::layout::MemberPlace;
+use super::service::Service;
 use super::supervisor::Program;
 
 /// What every member runs.
@@ -21,11 +23,9 @@ pub(crate) struct Agent {
     /// Which lines the members log.
     pub log_level: String,
     /// The service and its options.
-    pub service: ServiceConfig,
+    pub service: Service,
     /// The clients' socket.
-    pub socket: UdpSocket,
-    /// A directory to import.
-    pub root: Option<PathBuf>,
+    pub socket: OwnedFd,
 }
 
 impl Agent {
@@ -50,7 +50,7 @@ impl Agent {
             client_address: None,
             kubernetes: None,
             exit_with_stdin: true,
-            service: self.service.clone(),
+            service: self.service.config(place),
         }
     }
 

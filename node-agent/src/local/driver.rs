@@ -1,19 +1,17 @@
-//! Runs a local group from its start to ctrl-C: the only place that orders the steps.
+//! Runs one local group from its start to ctrl-C: the only place that orders its steps.
 //!
 //! One loop waits for one thing at a time: a member's process, the members' answers, the end of a step, a signal. What
 //! takes long runs in tasks of its own, one of a kind at a time. A step is decided only on answers that were asked for
 //! after the last step had ended.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use futures::future::join_all;
 use operator_api::MemberStatus;
-use operator_api::config::ServiceKind;
 use operator_api::membership::{Initialization, Observed, Offer, Step, WantedMember, plan, serving_leader};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -23,17 +21,15 @@ use super::layout::{Layout, MemberPlace};
 use super::listener::check_free;
 use super::membership::{Answers, Places, ask, observe};
 use super::screen::Screen;
-use super::signals::Signals;
-use super::supervisor::{Event, Order, Supervised};
+use super::supervisor::{Event, Order, Supervised, ordered};
 use crate::client::leader::Leader;
 use crate::client::{AdminClient, ClientError};
 use crate::group;
 
 /// A running local group.
 pub(crate) struct Driver {
-    layout: Arc<Layout>,
+    layout: Layout,
     agent: Agent,
-    client_address: String,
     token: String,
     client: AdminClient,
     screen: Screen,
@@ -78,9 +74,8 @@ enum StepEnd {
 }
 
 impl Driver {
-    /// Starts every member, once their ports are known to be free.
-    pub(crate) fn start(layout: &Arc<Layout>, agent: Agent, screen: Screen) -> anyhow::Result<Self> {
-        let layout = Arc::clone(layout);
+    /// A group that is not started yet, once its ports are known to be free.
+    pub(crate) fn prepare(layout: Layout, agent: Agent, screen: Screen) -> anyhow::Result<Self> {
         let wanted = layout.wanted();
         let places: Places = wanted
             .iter()
@@ -90,19 +85,14 @@ impl Driver {
             .collect();
         let all: Vec<_> = places.values().cloned().collect();
         check_free(&all)?;
-        layout.save()?;
-        let client_address = agent.socket.local_addr()?.to_string();
-        layout.describe(&all, &client_address)?;
-        let token = group::read_token(&layout.token_file())?;
         let now = Instant::now();
-        let mut driver = Self {
+        Ok(Self {
             initialization: layout.initialization()?,
-            client: AdminClient::new("", Some(token.clone()))?,
+            token: String::new(),
+            client: AdminClient::new("", None)?,
             wanted: wanted.iter().map(MemberPlace::wanted).collect(),
             layout,
             agent,
-            client_address,
-            token,
             screen,
             places,
             members: BTreeMap::new(),
@@ -116,22 +106,30 @@ impl Driver {
             note: String::new(),
             complaint: String::new(),
             tasks: Tasks::default(),
-        };
-        for place in &all {
-            driver.start_member(place)?;
-        }
-        driver.greet();
-        Ok(driver)
+        })
     }
 
-    /// Runs until a signal, then stops every member.
-    pub(crate) async fn run(mut self, signals: &mut Signals) -> anyhow::Result<()> {
-        group::announce(self.layout.dir())?;
+    /// Starts every member.
+    pub(crate) fn start(mut self) -> anyhow::Result<Self> {
+        self.layout.save()?;
+        let all: Vec<_> = self.places.values().cloned().collect();
+        self.layout.describe(&all)?;
+        self.token = group::read_token(&self.layout.directory().token_file())?;
+        self.client = AdminClient::new("", Some(self.token.clone()))?;
+        for place in &all {
+            self.start_member(place)?;
+        }
+        self.greet();
+        Ok(self)
+    }
+
+    /// Runs until it is ordered to stop, then stops every member.
+    pub(crate) async fn run(mut self, mut order: watch::Receiver<Order>) -> anyhow::Result<()> {
         let mut look_at = Instant::now();
         let mut rotation = tokio::time::interval(LOG_CHECK_INTERVAL);
         let outcome = loop {
             let handled = tokio::select! {
-                () = signals.received() => break Ok(()),
+                () = ordered(&mut order, Order::Stop) => break Ok(()),
                 Some(event) = self.events.1.recv() => {
                     self.on_event(event);
                     look_at = Instant::now();
@@ -165,26 +163,27 @@ impl Driver {
                 break handled;
             }
         };
-        self.stop(signals).await;
-        group::withdraw(self.layout.dir());
+        self.stop(order).await;
         outcome
     }
 
     fn greet(&mut self) {
-        let kept = if self.layout.is_temporary() {
+        let directory = self.layout.directory();
+        let kept = if directory.is_temporary() {
             "until it ends; --dir DIR keeps them"
         } else {
             "for the next start"
         };
         self.screen.say(&format!(
-            "{} members start; their data and logs are in {} ({kept})",
+            "{} {} members start; their data and logs are in {} ({kept})",
             self.places.len(),
-            self.layout.dir().display()
+            self.layout.service(),
+            directory.path().display()
         ));
     }
 
     fn start_member(&mut self, place: &MemberPlace) -> anyhow::Result<()> {
-        let program = self.agent.program(place, self.layout.token_file())?;
+        let program = self.agent.program(place, self.layout.directory().token_file())?;
         let supervised = Supervised::start(program, self.events.0.clone());
         self.members.insert(place.name.clone(), supervised);
         Ok(())
@@ -241,8 +240,7 @@ impl Driver {
         } else {
             self.decide(answers)
         };
-        let rows = self.rows();
-        self.screen.show(&rows, &self.note);
+        self.show();
         decided
     }
 
@@ -268,7 +266,7 @@ impl Driver {
                 self.note = format!(
                     "{why}. Nothing was overwritten. To start anew without the old data, stop this with ctrl-C and \
                      remove {}",
-                    self.layout.dir().display()
+                    self.layout.directory().path().display()
                 );
             }
             _ => {}
@@ -348,7 +346,7 @@ impl Driver {
                         place.remove()?;
                         self.places.remove(&name);
                         let left: Vec<_> = self.places.values().cloned().collect();
-                        self.layout.describe(&left, &self.client_address)?;
+                        self.layout.describe(&left)?;
                     } else {
                         place.empty()?;
                         self.start_member(&place)?;
@@ -364,15 +362,15 @@ impl Driver {
             return;
         }
         let seconds = self.began.elapsed().as_secs_f64();
-        let how = match self.agent.service.kind() {
-            ServiceKind::Tftp => format!("curl tftp://{}/NAME", self.client_address),
-        };
-        self.screen
-            .say(&format!("ready in {seconds:.2} s: {how} (ctrl-C stops)"));
+        self.screen.say(&format!(
+            "{} ready in {seconds:.2} s: {} (ctrl-C stops)",
+            self.layout.service(),
+            self.agent.service.try_it()
+        ));
     }
 
     fn start_import(&mut self) -> anyhow::Result<()> {
-        let Some(root) = self.agent.root.clone() else {
+        let Some(root) = self.agent.service.root.clone() else {
             return Ok(());
         };
         if std::mem::replace(&mut self.tasks.has_imported, true) {
@@ -389,7 +387,7 @@ impl Driver {
     }
 
     fn on_imported(&mut self, imported: anyhow::Result<Imported>) {
-        let root = self.agent.root.clone().unwrap_or_default();
+        let root = self.agent.service.root.clone().unwrap_or_default();
         self.screen.say(&match imported {
             Ok(imported) => imported.sentence(&root),
             Err(error) => format!(
@@ -398,6 +396,10 @@ impl Driver {
                 root.display()
             ),
         });
+    }
+
+    fn show(&self) {
+        self.screen.show(self.layout.service(), self.rows(), &self.note);
     }
 
     /// Every member, as far as is known.
@@ -414,7 +416,7 @@ impl Driver {
                         ..status.clone()
                     },
                     _ => MemberStatus {
-                        service: self.agent.service.kind(),
+                        service: self.layout.service(),
                         name: place.name.clone(),
                         node_id: known.and_then(|status| status.node_id),
                         pid,
@@ -422,7 +424,7 @@ impl Driver {
                         term: 0,
                         commit_index: 0,
                         applied_index: 0,
-                        client_address: self.client_address.clone(),
+                        client_address: self.layout.client().to_string(),
                         admin_address: place.admin.to_string(),
                         detail: None,
                     },
@@ -440,10 +442,9 @@ impl Driver {
     }
 
     /// Stops the followers, then the leader: no member has to stand for election on the way. A second signal kills.
-    async fn stop(&mut self, signals: &mut Signals) {
+    async fn stop(&mut self, mut order: watch::Receiver<Order>) {
         self.note = "stopping; ctrl-C again kills".to_owned();
-        let rows = self.rows();
-        self.screen.show(&rows, &self.note);
+        self.show();
         self.tasks.import.shutdown().await;
         self.tasks.look.shutdown().await;
         // A member that is being reset is stopped by its step already; dropping the step kills it.
@@ -461,7 +462,7 @@ impl Driver {
             join_all(leaders.into_iter().map(|(_, member)| member.stop())).await;
         };
         let kill = async {
-            signals.received().await;
+            ordered(&mut order, Order::Kill).await;
             for order in &orders {
                 order.send_replace(Order::Kill);
             }
@@ -473,8 +474,7 @@ impl Driver {
         }
         self.pids.clear();
         self.note.clear();
-        let rows = self.rows();
-        self.screen.show(&rows, "");
+        self.show();
     }
 }
 

@@ -1,27 +1,26 @@
-//! The directory of a local group: what is where, and what it remembers from one start to the next.
+//! The place of one group in the directory: what is where, and what is remembered from one start to the next.
 //!
 //! ```text
-//! DIR/lock            held while `local` runs
-//! DIR/local.json      ports and number of members, as first chosen
-//! DIR/group.json      for `status`, `files` and `members`
-//! DIR/token           the secret of requests that change something
-//! DIR/initialized     whether the group exists: written before its first member is asked to found it
-//! DIR/tftp-0/         config.json, data/, log, log.1
+//! DIR/lock              held while `local` runs
+//! DIR/group.json        for `status`, `files` and `members`
+//! DIR/token             the secret of requests that change something
+//! DIR/tftp.json         ports and number of members of the group that runs `tftp`, as first chosen
+//! DIR/tftp.initialized  whether that group exists: written before its first member is asked to found it
+//! DIR/tftp-0/           config.json, data/, log, log.1
 //! ```
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use operator_api::config::{AgentConfig, ServiceKind};
 use operator_api::membership::{Initialization, WantedMember};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::group::{GroupDescription, MemberAddress};
+use super::directory::{Directory, read_if_present, remove_dir, write_durably};
+use crate::group::MemberAddress;
 
 /// What the directory remembers. The ports are part of the membership that the group itself stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,20 +39,20 @@ struct Settings {
 pub(crate) struct Choices {
     /// `--replicas`.
     pub replicas: Option<u16>,
-    /// `--admin-port`.
+    /// `--admin-port`: the one of the first service; the others are as far from it as by default.
     pub admin_port: Option<u16>,
-    /// `--peer-port`.
+    /// `--peer-port`, likewise.
     pub peer_port: Option<u16>,
 }
 
-/// The directory, locked by this process.
+/// The place of one group in the directory.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    dir: PathBuf,
-    is_temporary: bool,
+    directory: Arc<Directory>,
     service: ServiceKind,
+    /// The leader's port for clients, from which the members' own ones are counted.
+    client: SocketAddr,
     settings: Settings,
-    _lock: File,
 }
 
 /// One member and its place.
@@ -65,6 +64,8 @@ pub(crate) struct MemberPlace {
     pub admin: SocketAddr,
     /// Its port for peers.
     pub peer: SocketAddr,
+    /// Its own address for clients, where the service has one on every member.
+    pub own_client: Option<SocketAddr>,
     /// `DIR/<name>`.
     pub dir: PathBuf,
 }
@@ -122,51 +123,50 @@ impl MemberPlace {
 }
 
 impl Layout {
-    /// Takes the directory, creating it when it is missing; a fresh temporary one when none is given.
-    pub(crate) fn open(dir: Option<&Path>, service: ServiceKind, choices: Choices) -> anyhow::Result<Self> {
-        let is_temporary = dir.is_none();
-        let dir = match dir {
-            Some(dir) => std::path::absolute(dir)?,
-            None => std::env::temp_dir().join(format!("quorate-{}", uuid::Uuid::new_v4().simple())),
-        };
-        fs::DirBuilder::new()
-            .recursive(true)
-            // The token and everybody's files are inside.
-            .mode(0o700)
-            .create(&dir)
-            .with_context(|| format!("creating the directory {}", dir.display()))?;
-        let lock = lock(&dir)?;
-        let known: Option<Settings> = read_if_present(&dir.join(SETTINGS_FILE))?;
-        let settings = settle(&dir, known, service, choices)?;
+    /// Finds the group's place. `client` is where the leader serves clients.
+    pub(crate) fn open(
+        directory: &Arc<Directory>,
+        service: ServiceKind,
+        client: SocketAddr,
+        choices: Choices,
+    ) -> anyhow::Result<Self> {
+        let directory = Arc::clone(directory);
+        adopt_old_names(&directory, service)?;
+        let known: Option<Settings> = read_if_present(&settings_file(&directory, service))?;
+        let settings = settle(&directory, known, service, choices)?;
+        let offset = service.local_member_port_offset().unwrap_or_default();
+        if client.port().checked_add(offset + REPLICAS_MAX).is_none() {
+            bail!(
+                "the port {} leaves no room for the members' own ones: choose a smaller one",
+                client.port()
+            );
+        }
         Ok(Self {
-            dir,
-            is_temporary,
+            directory,
             service,
+            client,
             settings,
-            _lock: lock,
         })
     }
 
-    /// Remembers the settings and makes the token. Not before the ports are known to be free: a port that is taken
-    /// must not be remembered.
+    /// Remembers the settings. Not before the ports are known to be free: a port that is taken must not be remembered.
     pub(crate) fn save(&self) -> anyhow::Result<()> {
-        write_durably(&self.dir.join(SETTINGS_FILE), &self.settings)?;
-        self.make_token()
+        write_durably(&settings_file(&self.directory, self.service), &self.settings)
     }
 
     /// The directory.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
     }
 
-    /// Whether the directory goes when `local` ends.
-    pub(crate) const fn is_temporary(&self) -> bool {
-        self.is_temporary
+    /// The service that the group runs.
+    pub(crate) const fn service(&self) -> ServiceKind {
+        self.service
     }
 
-    /// The file with the group's token.
-    pub(crate) fn token_file(&self) -> PathBuf {
-        self.dir.join("token")
+    /// Where the leader serves clients.
+    pub(crate) const fn client(&self) -> SocketAddr {
+        self.client
     }
 
     /// The members that the group should have.
@@ -190,66 +190,75 @@ impl Layout {
         MemberPlace {
             admin: at(self.settings.admin_port),
             peer: at(self.settings.peer_port),
-            dir: self.dir.join(&name),
+            own_client: self
+                .service
+                .local_member_port_offset()
+                .map(|offset| SocketAddr::new(self.client.ip(), self.client.port() + offset + number)),
+            dir: self.directory.path().join(&name),
             name,
         }
     }
 
-    /// Writes `group.json`.
-    pub(crate) fn describe(&self, members: &[MemberPlace], client_address: &str) -> anyhow::Result<()> {
+    /// Writes down for the other commands who the members are.
+    pub(crate) fn describe(&self, members: &[MemberPlace]) -> anyhow::Result<()> {
         let members = members.iter().map(|place| MemberAddress {
             service: self.service,
             name: place.name.clone(),
             admin_address: place.admin.to_string(),
-            client_address: client_address.to_owned(),
+            client_address: self.client.to_string(),
         });
-        GroupDescription {
-            members: members.collect(),
-            token_file: PathBuf::from("token"),
-        }
-        .write(&self.dir)
+        self.directory.describe(self.service, members.collect())
     }
 
     /// Whether the group exists.
     pub(crate) fn initialization(&self) -> anyhow::Result<Initialization> {
-        Ok(read_if_present(&self.dir.join("initialized"))?.unwrap_or(Initialization::Never))
+        Ok(read_if_present(&mark_file(&self.directory, self.service))?.unwrap_or(Initialization::Never))
     }
 
     /// Records whether the group exists; on disk when this returns.
     pub(crate) fn record_initialization(&self, mark: &Initialization) -> anyhow::Result<()> {
-        write_durably(&self.dir.join("initialized"), mark)
+        write_durably(&mark_file(&self.directory, self.service), mark)
     }
+}
 
-    /// Ends the use of the directory: a temporary one is removed.
-    pub(crate) fn close(&self) -> anyhow::Result<()> {
-        if self.is_temporary {
-            remove_dir(&self.dir)?;
-        }
-        Ok(())
-    }
+fn settings_file(directory: &Directory, service: ServiceKind) -> PathBuf {
+    directory.path().join(format!("{service}.json"))
+}
 
-    fn make_token(&self) -> anyhow::Result<()> {
-        let path = self.token_file();
-        if path.exists() {
-            return Ok(());
-        }
-        let token: [u8; TOKEN_BYTES] = rand::random();
-        write_file(&path, hex::encode(token).as_bytes())
+fn mark_file(directory: &Directory, service: ServiceKind) -> PathBuf {
+    directory.path().join(format!("{service}.initialized"))
+}
+
+/// The first version ran TFTP alone, and its files did not say so.
+fn adopt_old_names(directory: &Directory, service: ServiceKind) -> anyhow::Result<()> {
+    if service != ServiceKind::Tftp {
+        return Ok(());
     }
+    for (old, new) in [
+        ("local.json", settings_file(directory, service)),
+        ("initialized", mark_file(directory, service)),
+    ] {
+        let old = directory.path().join(old);
+        if old.exists() && !new.exists() {
+            fs::rename(&old, &new).with_context(|| format!("renaming {}", old.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The settings of this start: the choices, as far as the directory allows them.
 fn settle(
-    dir: &Path,
+    directory: &Directory,
     known: Option<Settings>,
     service: ServiceKind,
     choices: Choices,
 ) -> anyhow::Result<Settings> {
     let fixed = |option: &str, chosen: Option<u16>, known: Option<u16>, default: u16| match (chosen, known) {
         (Some(chosen), Some(known)) if chosen != known => bail!(
-            "the group in {} has --{option} {known}, which its members have recorded: leave the option out, or use \
+            "the group in {} has --{option} {}, which its members have recorded: leave the option out, or use \
              another --dir",
-            dir.display()
+            directory.path().display(),
+            known - port_offset(service)
         ),
         _ => Ok(chosen.or(known).unwrap_or(default)),
     };
@@ -260,15 +269,15 @@ fn settle(
             .unwrap_or(REPLICAS_DEFAULT),
         admin_port: fixed(
             "admin-port",
-            choices.admin_port,
+            shifted("admin-port", choices.admin_port, service)?,
             known.map(|known| known.admin_port),
             service.local_admin_port(),
         )?,
         peer_port: fixed(
             "peer-port",
-            choices.peer_port,
+            shifted("peer-port", choices.peer_port, service)?,
             known.map(|known| known.peer_port),
-            PEER_PORT_DEFAULT,
+            service.local_peer_port(),
         )?,
     };
     for (option, port) in [
@@ -293,66 +302,20 @@ fn settle(
     Ok(settings)
 }
 
-fn lock(dir: &Path) -> anyhow::Result<File> {
-    let path = dir.join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("the directory {} cannot be written", dir.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!(
-            "another `quorate-agent local` runs in {}: stop it, or use another --dir",
-            dir.display()
-        ),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
+/// How far a service's ports are from those of the first one.
+const fn port_offset(service: ServiceKind) -> u16 {
+    service.local_admin_port() - ServiceKind::ALL[0].local_admin_port()
 }
 
-fn read_if_present<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .with_context(|| format!("{} is not a file of ours", path.display()))
+/// The port of this service, when `chosen` is the one of the first service.
+fn shifted(option: &str, chosen: Option<u16>, service: ServiceKind) -> anyhow::Result<Option<u16>> {
+    chosen
+        .map(|port| {
+            port.checked_add(port_offset(service))
+                .with_context(|| format!("--{option} {port} leaves no ports for the {service} service"))
+        })
+        .transpose()
 }
-
-fn write_durably<T: Serialize>(path: &Path, value: &T) -> anyhow::Result<()> {
-    write_file(path, &serde_json::to_vec_pretty(value)?)
-}
-
-/// Writes aside, syncs, renames, syncs the directory: after a power cut the old file or the new one is there.
-fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let write = || {
-        let aside = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&aside)?;
-        file.write_all(bytes)?;
-        file.write_all(b"\n")?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-    };
-    write().with_context(|| format!("writing {}", path.display()))
-}
-
-fn remove_dir(dir: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", dir.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What is remembered, in the group's directory.
-const SETTINGS_FILE: &str = "local.json";
 
 /// A group of three survives the loss of one member.
 const REPLICAS_DEFAULT: u16 = 3;
@@ -360,25 +323,63 @@ const REPLICAS_DEFAULT: u16 = 3;
 /// Beyond seven, each further voter costs more than its vote is worth.
 pub(crate) const REPLICAS_MAX: u16 = 7;
 
-/// Beside 7400, which peers use in pods.
-const PEER_PORT_DEFAULT: u16 = 7401;
-
-/// As long as a SHA-256 digest: nobody guesses it.
-const TOKEN_BYTES: usize = 32;
-
 /// Some days of an agent's log at the level `info`.
 const LOG_BYTES_MAX: u64 = 10 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
 
     use super::*;
 
+    fn open_unsaved(dir: &Path, service: ServiceKind, choices: Choices) -> anyhow::Result<Layout> {
+        let directory = Arc::new(Directory::open(Some(dir))?);
+        let client = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), service.client_port());
+        Layout::open(&directory, service, client, choices)
+    }
+
     fn open(dir: &Path, choices: Choices) -> anyhow::Result<Layout> {
-        let layout = Layout::open(Some(dir), ServiceKind::Tftp, choices)?;
+        let layout = open_unsaved(dir, ServiceKind::Tftp, choices)?;
         layout.save()?;
+        layout.directory().make_token()?;
         Ok(layout)
+    }
+
+    #[test]
+    fn services_beside_each_other_have_ports_and_names_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let choices = Choices {
+            admin_port: Some(9_501),
+            ..Choices::default()
+        };
+        let kv = open_unsaved(dir.path(), ServiceKind::Kv, choices)
+            .unwrap()
+            .wanted();
+        assert_eq!(kv[0].name, "kv-0");
+        assert_eq!(kv[0].admin, "127.0.0.1:9511".parse().unwrap());
+        assert_eq!(kv[2].peer, "127.0.0.1:7413".parse().unwrap());
+        assert_eq!(kv[2].own_client, Some("127.0.0.1:2393".parse().unwrap()));
+        let tftp = open_unsaved(dir.path(), ServiceKind::Tftp, choices)
+            .unwrap()
+            .wanted();
+        assert_eq!((tftp[0].admin.port(), tftp[0].own_client), (9_501, None));
+    }
+
+    #[test]
+    fn directory_of_the_first_version_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = r#"{"replicas":5,"adminPort":9601,"peerPort":7601}"#;
+        fs::write(dir.path().join("local.json"), settings).unwrap();
+        let done = Initialization::Done {
+            group_id: "g".to_owned(),
+        };
+        fs::write(dir.path().join("initialized"), serde_json::to_vec(&done).unwrap()).unwrap();
+        let layout = open(dir.path(), Choices::default()).unwrap();
+        assert_eq!(layout.wanted().len(), 5);
+        assert_eq!(layout.settings.admin_port, 9_601);
+        assert_eq!(layout.initialization().unwrap(), done);
     }
 
     #[test]
@@ -391,15 +392,21 @@ mod tests {
         };
         let first = open(dir.path(), choices).unwrap();
         let (settings, wanted) = (first.settings, first.wanted());
-        let token = fs::read_to_string(first.token_file()).unwrap();
+        let token = fs::read_to_string(first.directory().token_file()).unwrap();
         assert_eq!(token.trim().len(), 64);
         drop(first);
         let second = open(dir.path(), Choices::default()).unwrap();
         assert_eq!(second.settings, settings);
         assert_eq!(second.wanted(), wanted);
         assert_eq!(wanted[4].peer, "127.0.0.1:7505".parse().unwrap());
-        assert_eq!(fs::read_to_string(second.token_file()).unwrap(), token);
-        let mode = fs::metadata(second.token_file()).unwrap().permissions().mode();
+        assert_eq!(
+            fs::read_to_string(second.directory().token_file()).unwrap(),
+            token
+        );
+        let mode = fs::metadata(second.directory().token_file())
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -460,7 +467,7 @@ mod tests {
             admin_port: Some(port),
             ..Choices::default()
         };
-        drop(Layout::open(Some(dir.path()), ServiceKind::Tftp, other(9_601)).unwrap());
+        drop(open_unsaved(dir.path(), ServiceKind::Tftp, other(9_601)).unwrap());
         assert_eq!(open(dir.path(), other(9_701)).unwrap().settings.admin_port, 9_701);
     }
 
@@ -481,18 +488,8 @@ mod tests {
             layout.record_initialization(&mark).unwrap();
             assert_eq!(layout.initialization().unwrap(), mark);
         }
-        fs::write(dir.path().join("initialized"), "?").unwrap();
+        fs::write(dir.path().join("tftp.initialized"), "?").unwrap();
         assert!(layout.initialization().is_err());
-    }
-
-    #[test]
-    fn temporary_directory_goes_with_its_owner() {
-        let layout = Layout::open(None, ServiceKind::Tftp, Choices::default()).unwrap();
-        let dir = layout.dir().to_owned();
-        layout.save().unwrap();
-        assert!(dir.join("token").exists());
-        layout.close().unwrap();
-        assert!(!dir.exists());
     }
 
     #[test]

@@ -1,16 +1,24 @@
 //! What `local` shows: a live table on a terminal, plain lines of what changed elsewhere, or lines of JSON.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use operator_api::{MemberStatus, Role};
+use operator_api::{MemberStatus, Role, ServiceKind};
 use serde::Serialize;
 
 use crate::status;
 
-/// The output of `local`.
+/// The output of `local`, shared by its groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Screen(Arc<Mutex<Drawn>>);
+
+/// What is shown.
 #[derive(Debug)]
-pub(crate) struct Screen {
+struct Drawn {
     form: Form,
+    /// What each group last reported: its members, and what it waits for.
+    groups: BTreeMap<ServiceKind, (Vec<MemberStatus>, String)>,
     members: Vec<MemberStatus>,
     note: String,
     /// Lines of the table that stand above the cursor.
@@ -42,16 +50,41 @@ impl Screen {
         } else {
             Form::Lines
         };
-        Self {
+        Self(Arc::new(Mutex::new(Drawn {
             form,
+            groups: BTreeMap::new(),
             members: Vec::new(),
             note: String::new(),
             drawn: 0,
-        }
+        })))
     }
 
     /// Tells something that happened.
-    pub(crate) fn say(&mut self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).say(text);
+    }
+
+    /// Shows how the members of one group are, and what it waits for.
+    pub(crate) fn show(&self, service: ServiceKind, members: Vec<MemberStatus>, note: &str) {
+        let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drawn.groups.insert(service, (members, note.to_owned()));
+        let members: Vec<_> = drawn
+            .groups
+            .values()
+            .flat_map(|(members, _)| members)
+            .cloned()
+            .collect();
+        let notes = drawn.groups.values().map(|(_, note)| note.as_str());
+        let note = notes
+            .filter(|note| !note.is_empty())
+            .collect::<Vec<_>>()
+            .join("; ");
+        drawn.show(&members, &note);
+    }
+}
+
+impl Drawn {
+    fn say(&mut self, text: &str) {
         match self.form {
             Form::Json => put(std::io::stderr(), &format!("{text}\n")),
             Form::Lines => put(std::io::stdout(), &format!("{text}\n")),
@@ -59,8 +92,7 @@ impl Screen {
         }
     }
 
-    /// Shows how the members are, and what is waited for.
-    pub(crate) fn show(&mut self, members: &[MemberStatus], note: &str) {
+    fn show(&mut self, members: &[MemberStatus], note: &str) {
         if self.members == members && self.note == note {
             return;
         }

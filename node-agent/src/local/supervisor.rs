@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -34,7 +34,7 @@ pub(crate) struct Program {
     /// Where its standard output and error go.
     pub log: PathBuf,
     /// The client socket that it inherits.
-    pub socket: UdpSocket,
+    pub socket: OwnedFd,
     /// Called before each start.
     pub prepare: Prepare,
 }
@@ -155,7 +155,7 @@ async fn supervise(
 }
 
 /// Resolves when the order is at least this one, or nobody can give orders any more.
-async fn ordered(orders: &mut watch::Receiver<Order>, least: Order) {
+pub(crate) async fn ordered(orders: &mut watch::Receiver<Order>, least: Order) {
     orders.wait_for(|order| *order >= least).await.ok();
 }
 
@@ -179,11 +179,7 @@ fn spawn(program: &Program) -> anyhow::Result<Child> {
         .stderr(log)
         .process_group(0)
         .fd_mappings(vec![FdMapping {
-            parent_fd: program
-                .socket
-                .try_clone()
-                .context("copying the client socket")?
-                .into(),
+            parent_fd: program.socket.try_clone().context("copying the client socket")?,
             child_fd: FIRST_PASSED_FD,
         }])?;
     Command::from(command)

@@ -15,17 +15,20 @@ pub use kubernetes::{KubernetesConfig, VARIABLES};
 pub enum ServiceKind {
     /// A TFTP server (RFC 1350 and its extensions).
     Tftp,
+    /// A key-value store over HTTP.
+    Kv,
 }
 
 impl ServiceKind {
     /// Every service, in the order in which they are listed to people.
-    pub const ALL: [Self; 1] = [Self::Tftp];
+    pub const ALL: [Self; 2] = [Self::Tftp, Self::Kv];
 
     /// The lowercase name that commands, metrics, logs and file names use.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tftp => "tftp",
+            Self::Kv => "kv",
         }
     }
 
@@ -34,6 +37,7 @@ impl ServiceKind {
     pub const fn client_port(self) -> u16 {
         match self {
             Self::Tftp => 6969,
+            Self::Kv => 2390,
         }
     }
 
@@ -42,6 +46,26 @@ impl ServiceKind {
     pub const fn local_admin_port(self) -> u16 {
         match self {
             Self::Tftp => 9401,
+            Self::Kv => 9411,
+        }
+    }
+
+    /// The port for peers of the first member under `local`; each further member has the next one.
+    #[must_use]
+    pub const fn local_peer_port(self) -> u16 {
+        match self {
+            Self::Tftp => 7401,
+            Self::Kv => 7411,
+        }
+    }
+
+    /// How far beyond the client port the first member's own port for clients is under `local`, where every member has
+    /// one besides the leader's; each further member has the next one.
+    #[must_use]
+    pub const fn local_member_port_offset(self) -> Option<u16> {
+        match self {
+            Self::Tftp => None,
+            Self::Kv => Some(1),
         }
     }
 }
@@ -114,6 +138,8 @@ pub struct Endpoint {
 pub enum ServiceConfig {
     /// TFTP.
     Tftp(TftpConfig),
+    /// Key-value store.
+    Kv(KvConfig),
 }
 
 impl ServiceConfig {
@@ -122,6 +148,7 @@ impl ServiceConfig {
     pub const fn kind(&self) -> ServiceKind {
         match self {
             Self::Tftp(_) => ServiceKind::Tftp,
+            Self::Kv(_) => ServiceKind::Kv,
         }
     }
 }
@@ -234,6 +261,58 @@ impl TftpConfig {
     }
 }
 
+/// The options of the key-value service. Numbers are checked by [`KvConfig::validate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KvConfig {
+    /// The TCP address that the leader serves. A socket passed by the parent (`LISTEN_FDS`) takes its place.
+    pub listen: SocketAddr,
+    /// The TCP address that this member serves, whoever leads.
+    pub member_listen: SocketAddr,
+    /// The largest value, in bytes.
+    #[serde(default = "KvConfig::default_value_bytes_max")]
+    pub value_bytes_max: u32,
+    /// Client connections of this member, on both addresses together; further ones wait.
+    #[serde(default = "KvConfig::default_connections_max")]
+    pub connections_max: u32,
+}
+
+impl KvConfig {
+    const fn default_value_bytes_max() -> u32 {
+        // As etcd's limit of a request.
+        3 << 19
+    }
+    const fn default_connections_max() -> u32 {
+        10_000
+    }
+
+    /// The defaults, listening on `listen` as leader and on `member_listen` always.
+    #[must_use]
+    pub const fn at(listen: SocketAddr, member_listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            member_listen,
+            value_bytes_max: Self::default_value_bytes_max(),
+            connections_max: Self::default_connections_max(),
+        }
+    }
+
+    /// Checks the numbers; the error names the field and the allowed range.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(1..=Self::default_value_bytes_max()).contains(&self.value_bytes_max) {
+            return Err(format!(
+                "kv option valueBytesMax is {}: it must be from 1 to {}",
+                self.value_bytes_max,
+                Self::default_value_bytes_max()
+            ));
+        }
+        if self.connections_max == 0 {
+            return Err("kv option connectionsMax is 0: it must be at least 1".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// Election timers, as named profiles.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -302,11 +381,54 @@ mod tests {
                 "service":{"kind":"tftp","listen":"127.0.0.1:6969"}}"#,
         )
         .unwrap();
-        let ServiceConfig::Tftp(tftp) = &config.service;
+        let ServiceConfig::Tftp(tftp) = &config.service else {
+            panic!("{config:?}");
+        };
         assert_eq!(*tftp, TftpConfig::at("127.0.0.1:6969".parse().unwrap()));
         assert_eq!(config.timing, Timing::Lan);
         assert_eq!((&config.client_address, &config.kubernetes), (&None, &None));
         tftp.validate().unwrap();
+    }
+
+    #[test]
+    fn minimal_kv_service_reads_with_defaults() {
+        let service: ServiceConfig = serde_json::from_str(
+            r#"{"kind":"kv","listen":"127.0.0.1:2390","memberListen":"127.0.0.1:2391"}"#,
+        )
+        .unwrap();
+        let (listen, member) = (
+            "127.0.0.1:2390".parse().unwrap(),
+            "127.0.0.1:2391".parse().unwrap(),
+        );
+        assert_eq!(service, ServiceConfig::Kv(KvConfig::at(listen, member)));
+        let mut config = KvConfig::at(listen, member);
+        config.validate().unwrap();
+        config.value_bytes_max += 1;
+        assert!(
+            config
+                .validate()
+                .unwrap_err()
+                .contains("valueBytesMax is 1572865")
+        );
+    }
+
+    #[test]
+    fn ports_of_the_services_are_apart() {
+        let mut taken = std::collections::BTreeSet::new();
+        for kind in ServiceKind::ALL {
+            let members = 0..7;
+            let own = kind
+                .local_member_port_offset()
+                .map(|offset| kind.client_port() + offset);
+            let firsts = [Some(kind.local_admin_port()), Some(kind.local_peer_port()), own];
+            let runs = firsts
+                .into_iter()
+                .flatten()
+                .flat_map(|first| members.clone().map(move |member| first + member));
+            for port in runs.chain([kind.client_port()]) {
+                assert!(taken.insert(port), "port {port} of {kind} is used twice");
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ fn program(dir: &Path, script: &str) -> Program {
         file: "/bin/sh".into(),
         arguments: vec!["-c".into(), script.into()],
         log: dir.join("log"),
-        socket: UdpSocket::bind("127.0.0.1:0").unwrap(),
+        socket: std::net::UdpSocket::bind("127.0.0.1:0").unwrap().into(),
         prepare: Box::new(|| Ok(())),
     }
 }

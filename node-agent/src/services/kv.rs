@@ -1,0 +1,47 @@
+//! The key-value service in the agent's terms: its options and its part of the status.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use kv::{Kv, Options};
+use listenfd::ListenFd;
+use operator_api::AgentConfig;
+use operator_api::config::KvConfig;
+use replication::Shutdown;
+
+use super::{Started, serve, start_node};
+
+/// Starts the node and prepares the service.
+pub(super) async fn start(
+    config: &AgentConfig,
+    kv: &KvConfig,
+    mut sockets: ListenFd,
+    until: Shutdown,
+) -> anyhow::Result<Started> {
+    let (node, replica) = start_node::<Kv>(config).await?;
+    let socket = sockets
+        .take_tcp_listener(0)
+        .context("taking the client socket passed by the parent")?;
+    let client_address = match &socket {
+        Some(socket) => socket
+            .local_addr()
+            .context("reading the address of the passed socket")?,
+        None => kv.listen,
+    };
+    let options = Options {
+        listen: client_address,
+        socket,
+        member_listen: kv.member_listen,
+        value_bytes_max: usize::try_from(kv.value_bytes_max).context("kv option valueBytesMax")?,
+        connections_max: usize::try_from(kv.connections_max).context("kv option connectionsMax")?,
+    };
+    let (shown, member_address) = (replica.clone(), kv.member_listen);
+    Ok(Started {
+        node,
+        serving: serve::<Kv>(options, replica, until),
+        client_address: client_address.to_string(),
+        detail: Arc::new(move || kv::server::detail(&shown, member_address)),
+        lacks: Arc::new(|| None),
+        files: None,
+    })
+}
