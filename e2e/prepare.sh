@@ -51,6 +51,9 @@ install_programs() {
     # Another package has a program of the same name, which knows other options.
     tftp -V 2>/dev/null | grep -q '^tftp-hpa' || missing+=(tftp-hpa)
     busybox tftp --help >/dev/null 2>&1 || missing+=(busybox-static)
+    # The test cluster (e2e/cluster) is made with these.
+    command -v ip >/dev/null || missing+=(iproute2)
+    command -v openssl >/dev/null || missing+=(openssl)
     if ((${#missing[@]})); then
         install_packages "${missing[@]}"
     else
