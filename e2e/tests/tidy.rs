@@ -39,6 +39,7 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("replication", BTreeSet::from(["wal"])),
         ("kv", BTreeSet::from(["replication"])),
         ("tftp", BTreeSet::from(["replication"])),
+        ("adc", BTreeSet::from(["replication"])),
         (
             "node-agent",
             BTreeSet::from(["operator-api", "replication", "kv", "tftp"]),

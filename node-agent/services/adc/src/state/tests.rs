@@ -1,0 +1,674 @@
+use std::net::{IpAddr, Ipv4Addr};
+
+use expect_test::expect;
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits {
+    users_max: 3,
+    reserved_places: 1,
+    grace_ms: 1000,
+    history_lines_max: 2,
+    registered_only: false,
+    exact_nicks: false,
+    accounts_max: 10,
+    bans_max: 10,
+};
+
+fn sid(number: u64) -> Sid {
+    Sid::from_number(number)
+}
+
+/// A directory with a log around it.
+#[derive(Default)]
+struct Log {
+    state: AdcState,
+    at: LogTime,
+    sent: BTreeMap<NodeId, u64>,
+    read: u64,
+}
+
+impl Log {
+    fn new() -> Self {
+        let mut log = Self::default();
+        for front in [1, 2] {
+            log.apply(Command::Open {
+                front,
+                epoch: 7,
+                limits: LIMITS,
+            });
+        }
+        log
+    }
+
+    fn apply(&mut self, command: Command) -> Outcome {
+        self.at.index += 1;
+        self.at.unix_ms += 1;
+        self.state.apply(self.at, command)
+    }
+
+    fn event(&mut self, front: NodeId, event: Event) -> Vec<Effect> {
+        let first = *self.sent.entry(front).or_default();
+        self.sent.insert(front, first + 1);
+        self.apply(Command::Batch {
+            front,
+            epoch: 7,
+            first,
+            events: vec![event],
+            limits: LIMITS,
+        });
+        self.effects()
+    }
+
+    /// What came about since the last call.
+    fn effects(&mut self) -> Vec<Effect> {
+        let effects = self.state.effects_since(self.read).unwrap().cloned().collect();
+        self.read = self.state.next_effect();
+        effects
+    }
+
+    fn claim(&mut self, front: NodeId, link: LinkId, number: u64, who: u8, nick: &str) -> Vec<Effect> {
+        self.event(front, Event::Claim(Box::new(claim(link, number, who, nick))))
+    }
+
+    fn order(&mut self, order: Order) -> Ordered {
+        match self.apply(Command::Order {
+            by: "test".to_owned(),
+            order,
+            limits: LIMITS,
+        }) {
+            Outcome::Ordered(ordered) => ordered,
+            Outcome::Applied => panic!("an order has an answer"),
+        }
+    }
+}
+
+fn claim(link: LinkId, number: u64, who: u8, nick: &str) -> Claim {
+    Claim {
+        link,
+        sid: sid(number),
+        cid: Cid([who; 24]),
+        nick: nick.to_owned(),
+        inf: format!("ID{} NI{nick} SS1", Cid([who; 24])),
+        address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, who)),
+        offer: "ADBASE ADTIGR".to_owned(),
+        knows_password: false,
+    }
+}
+
+fn refusal(effects: &[Effect]) -> &Refusal {
+    match effects {
+        [Effect::Refused { refusal, .. }] => refusal,
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_nick_a_client_and_a_session_have_one_holder() {
+    let mut log = Log::new();
+    assert!(matches!(
+        log.claim(1, 1, 0, 1, "Alice")[..],
+        [Effect::Joined { link: 1, .. }]
+    ));
+    assert_eq!(*refusal(&log.claim(2, 1, 1, 2, "aLICE")), Refusal::NickTaken);
+    assert_eq!(*refusal(&log.claim(2, 2, 1, 1, "bob")), Refusal::CidTaken);
+    assert_eq!(*refusal(&log.claim(2, 3, 0, 2, "bob")), Refusal::SidTaken);
+    assert!(matches!(
+        log.claim(2, 4, 1, 2, "bob")[..],
+        [Effect::Joined { .. }]
+    ));
+    assert!(matches!(
+        log.claim(2, 5, 2, 3, "eve")[..],
+        [Effect::Joined { .. }]
+    ));
+    assert_eq!(*refusal(&log.claim(2, 6, 3, 4, "late")), Refusal::Full);
+    assert!(matches!(
+        log.event(
+            2,
+            Event::Leave {
+                sid: sid(1),
+                departure: Departure::Left
+            }
+        )[..],
+        [Effect::Left { .. }]
+    ));
+    assert!(matches!(
+        log.claim(1, 7, 3, 4, "bob")[..],
+        [Effect::Joined { .. }]
+    ));
+}
+
+#[test]
+fn a_batch_that_is_sent_twice_counts_once() {
+    let mut log = Log::new();
+    let say = |text: &str| Event::Say {
+        sid: sid(0),
+        text: text.to_owned(),
+        third_person: false,
+    };
+    log.claim(1, 1, 0, 1, "alice");
+    let batch = |first, events| Command::Batch {
+        front: 1,
+        epoch: 7,
+        first,
+        events,
+        limits: LIMITS,
+    };
+    log.apply(batch(1, vec![say("a"), say("b")]));
+    // The same again, with one more: its answer was lost.
+    log.apply(batch(1, vec![say("a"), say("b"), say("c")]));
+    // A gap, another run and a front that nobody knows.
+    log.apply(batch(9, vec![say("x")]));
+    log.apply(Command::Batch {
+        front: 1,
+        epoch: 8,
+        first: 4,
+        events: vec![say("x")],
+        limits: LIMITS,
+    });
+    log.apply(Command::Batch {
+        front: 3,
+        epoch: 7,
+        first: 0,
+        events: vec![say("x")],
+        limits: LIMITS,
+    });
+    let said: Vec<_> = log
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Said(said) => Some(said.text.to_string()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, ["a", "b", "c"]);
+    let kept: Vec<_> = log.state.history().map(|said| &*said.text).collect();
+    assert_eq!(kept, ["b", "c"]);
+}
+
+#[test]
+fn an_orphan_keeps_its_place_and_its_owner_takes_it_back() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    log.claim(2, 1, 1, 2, "bob");
+    log.apply(Command::Lose {
+        fronts: vec![(1, 7)],
+        limits: LIMITS,
+    });
+    assert_eq!(log.effects(), [], "nobody is told");
+    assert_eq!(log.state.orphans(), 1);
+    assert_eq!(*refusal(&log.claim(2, 2, 2, 3, "ALICE")), Refusal::NickTaken);
+    // Nothing of a front that was given up counts.
+    assert_eq!(
+        log.event(
+            1,
+            Event::Say {
+                sid: sid(0),
+                text: "x".to_owned(),
+                third_person: false
+            }
+        ),
+        []
+    );
+    // Back under the same SID, on another member: others see what changed, and only that.
+    let mut back = claim(3, 0, 1, "alice");
+    back.inf = back.inf.replace("SS1", "SS2");
+    let effects = log.event(2, Event::Claim(Box::new(back)));
+    let [
+        Effect::Returned {
+            link: 3,
+            front: 2,
+            changes: Some(changes),
+            ..
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(&**changes, "SS2");
+    assert_eq!(log.state.orphans(), 0);
+    assert_eq!(log.state.users().len(), 2);
+}
+
+#[test]
+fn an_owner_with_another_sid_leaves_first_and_a_stranger_with_the_sid_replaces_the_orphan() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    log.claim(1, 2, 1, 2, "bob");
+    log.apply(Command::Lose {
+        fronts: vec![(1, 7)],
+        limits: LIMITS,
+    });
+    let effects = log.claim(2, 1, 5, 1, "alice");
+    assert!(matches!(
+        &effects[..],
+        [
+            Effect::Left {
+                departure: Departure::Moved,
+                ..
+            },
+            Effect::Joined { .. }
+        ]
+    ));
+    let effects = log.claim(2, 2, 1, 3, "eve");
+    assert!(matches!(
+        &effects[..],
+        [
+            Effect::Left {
+                departure: Departure::GaveWay,
+                ..
+            },
+            Effect::Joined { .. }
+        ]
+    ));
+    assert_eq!(log.state.orphans(), 0);
+}
+
+#[test]
+fn grace_ends() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    log.effects();
+    log.apply(Command::Lose {
+        fronts: vec![(1, 7)],
+        limits: LIMITS,
+    });
+    log.apply(Command::Expire);
+    assert_eq!(log.effects(), []);
+    assert!(!log.state.is_due(log.at.unix_ms) && log.state.is_due(log.at.unix_ms + 1000));
+    log.at.unix_ms += 1000;
+    log.apply(Command::Expire);
+    assert!(matches!(
+        log.effects()[..],
+        [Effect::Left {
+            departure: Departure::Lost,
+            ..
+        }]
+    ));
+    assert_eq!((log.state.users().len(), log.state.orphans()), (0, 0));
+}
+
+#[test]
+fn a_front_that_was_given_up_by_mistake_takes_its_users_back() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    log.apply(Command::Lose {
+        fronts: vec![(1, 7)],
+        limits: LIMITS,
+    });
+    log.apply(Command::Open {
+        front: 1,
+        epoch: 7,
+        limits: LIMITS,
+    });
+    assert_eq!(
+        log.state.front(1),
+        Some(Front {
+            epoch: 7,
+            next: 1,
+            lost: false
+        })
+    );
+    let effects = log.claim(1, 1, 0, 1, "alice");
+    assert!(
+        matches!(&effects[..], [Effect::Returned { changes: None, .. }]),
+        "{effects:?}"
+    );
+    // Opening twice in one run changes nothing, a new run does.
+    log.apply(Command::Open {
+        front: 1,
+        epoch: 7,
+        limits: LIMITS,
+    });
+    assert_eq!(log.state.orphans(), 0);
+    log.apply(Command::Open {
+        front: 1,
+        epoch: 8,
+        limits: LIMITS,
+    });
+    assert_eq!(log.state.orphans(), 1);
+    assert_eq!(
+        log.state.front(1),
+        Some(Front {
+            epoch: 8,
+            next: 0,
+            lost: false
+        })
+    );
+}
+
+#[test]
+fn only_changes_travel_and_an_empty_value_removes() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    let mut update = |fields: &str| match &log.event(
+        1,
+        Event::Update {
+            sid: sid(0),
+            fields: fields.to_owned(),
+        },
+    )[..]
+    {
+        [Effect::Updated { changes, .. }] => changes.to_string(),
+        [] => String::new(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(update("SS1 SF7 XXnew"), "SF7 XXnew");
+    assert_eq!(update("SS1"), "");
+    assert_eq!(update("SS SF8"), "SF8 SS");
+    assert_eq!(update("SS"), "");
+    assert_eq!(update(&format!("DE{}", "x".repeat(INF_BYTES_MAX))), "");
+    assert!(log.state.user(sid(0)).unwrap().inf.ends_with("NIalice SF8 XXnew"));
+}
+
+#[test]
+fn registered_nicks_need_their_password_and_have_reserved_places() {
+    let mut log = Log::new();
+    let password = SealedPassword(vec![1, 2]);
+    let order = |class| Order::PutAccount {
+        nick: "Op".to_owned(),
+        class,
+        password: password.clone(),
+    };
+    assert!(log.order(order(Class::Guest)).is_err());
+    log.order(order(Class::Operator)).unwrap();
+    assert_eq!(*refusal(&log.claim(1, 1, 0, 1, "oP")), Refusal::PasswordNeeded);
+    for number in 0..3 {
+        log.claim(
+            1,
+            number,
+            number,
+            u8::try_from(number).unwrap(),
+            &format!("n{number}"),
+        );
+    }
+    let op = Claim {
+        knows_password: true,
+        ..claim(9, 9, 9, "op")
+    };
+    let effects = log.event(1, Event::Claim(Box::new(op)));
+    let [.., Effect::Joined { inf, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert!(inf.ends_with(" CT4"));
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
+fn operators_order_those_below_them() {
+    let mut log = Log::new();
+    log.order(Order::PutAccount {
+        nick: "op".to_owned(),
+        class: Class::Operator,
+        password: SealedPassword(vec![]),
+    })
+    .unwrap();
+    log.claim(1, 1, 0, 1, "alice");
+    let op = Claim {
+        knows_password: true,
+        ..claim(2, 1, 2, "op")
+    };
+    log.event(1, Event::Claim(Box::new(op)));
+    let kick = |nick: &str| Order::Kick {
+        nick: nick.to_owned(),
+        reason: "noise".to_owned(),
+    };
+    let by = |sid, order| Event::Order { sid, order };
+    let answered = |effects: Vec<Effect>| match effects.last() {
+        Some(Effect::Answered { text, .. }) => text.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        answered(log.event(1, by(sid(0), kick("op")))),
+        "you may not do this"
+    );
+    assert_eq!(
+        answered(log.event(1, by(sid(1), kick("op")))),
+        "op is not yours to order about"
+    );
+    assert_eq!(
+        answered(log.event(1, by(sid(1), kick("nobody")))),
+        "nobody here is called nobody"
+    );
+    assert_eq!(
+        answered(log.event(1, by(sid(1), kick("ALICE")))),
+        "kicked ALICE: noise"
+    );
+    assert_eq!(log.state.users().len(), 1);
+    let ban = Order::Ban {
+        target: BanTarget::Network {
+            address: "10.0.0.0".parse().unwrap(),
+            prefix: 24,
+        },
+        for_ms: Some(50),
+        reason: "out".to_owned(),
+    };
+    log.event(1, by(sid(1), ban));
+    assert_eq!(
+        log.state.users().len(),
+        1,
+        "the operator itself is in that network"
+    );
+    assert!(matches!(
+        refusal(&log.claim(1, 3, 3, 1, "alice")),
+        Refusal::Banned { left_s: Some(1), .. }
+    ));
+    log.at.unix_ms += 50;
+    log.apply(Command::Expire);
+    assert_eq!(log.state.bans().len(), 0);
+    assert!(matches!(
+        log.claim(1, 4, 3, 1, "alice")[..],
+        [Effect::Joined { .. }]
+    ));
+    log.event(
+        1,
+        by(
+            sid(1),
+            Order::Mute {
+                nick: "Alice".to_owned(),
+                for_ms: None,
+            },
+        ),
+    );
+    assert_eq!(
+        log.event(
+            1,
+            Event::Say {
+                sid: sid(3),
+                text: "x".to_owned(),
+                third_person: false
+            }
+        ),
+        []
+    );
+    assert_eq!(
+        log.state
+            .audit()
+            .map(|entry| entry.what.as_str())
+            .collect::<Vec<_>>(),
+        [
+            "registered op as operator",
+            "kicked ALICE: noise",
+            "banned address 10.0.0.0/24: out",
+            "muted Alice"
+        ]
+    );
+}
+
+#[test]
+fn networks_are_told_apart() {
+    let hits = |network: &str, prefix, address: &str| {
+        BanTarget::Network {
+            address: network.parse().unwrap(),
+            prefix,
+        }
+        .hits("", &Cid([0; 24]), address.parse().unwrap())
+    };
+    assert!(hits("10.0.0.0", 8, "10.9.9.9") && !hits("10.0.0.0", 8, "11.0.0.0"));
+    assert!(hits("10.0.0.1", 32, "10.0.0.1") && !hits("10.0.0.1", 32, "10.0.0.2"));
+    assert!(hits("0.0.0.0", 0, "1.2.3.4") && !hits("0.0.0.0", 0, "::1"));
+    assert!(hits("2001:db8::", 32, "2001:db8::7") && !hits("2001:db8::", 32, "2001:db9::"));
+    assert!(hits("::", 0, "2001:db8::7"));
+}
+
+#[test]
+fn forgotten_effects_are_not_made_up() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    let bytes = log.state.snapshot();
+    let restored = AdcState::restore(&bytes).unwrap();
+    assert_eq!(restored.snapshot(), bytes);
+    assert!(restored.effects_since(0).is_err());
+    assert_eq!(
+        restored
+            .effects_since(restored.next_effect())
+            .map(Iterator::count),
+        Ok(0)
+    );
+    assert!(restored.effects_since(restored.next_effect() + 1).is_err());
+    assert_eq!(restored.user_by_nick("alice").unwrap().sid, sid(0));
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in order")]
+fn stored_formats_do_not_change() {
+    let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let encoded = |command: &Command| hex(postcard::to_stdvec(command).unwrap());
+    expect!["000107030181010200000a0a"].assert_eq(&encoded(&Command::Open {
+        front: 1,
+        epoch: 7,
+        limits: Limits {
+            users_max: 3,
+            reserved_places: 1,
+            grace_ms: 129,
+            ..LIMITS
+        },
+    }));
+    let events = vec![
+        Event::Borrow { count: 2 },
+        Event::Claim(Box::new(claim(1, 0, 1, "a"))),
+        Event::Update {
+            sid: sid(0),
+            fields: "SS".to_owned(),
+        },
+        Event::Say {
+            sid: sid(0),
+            text: "x".to_owned(),
+            third_person: true,
+        },
+        Event::Leave {
+            sid: sid(0),
+            departure: Departure::Left,
+        },
+        Event::Release { sid: sid(0) },
+        Event::Order {
+            sid: sid(0),
+            order: Order::Unban { id: 1 },
+        },
+    ];
+    expect!["010107000700020101010101010101010101010101010101010101010101010101010161314944414541514341494241454151434149424145415143414942414541514341494241454151434149204e496120535331000a0000010d4144424153452041445449475200020102535303010178010401000501060102010301e8070200000a0a"].assert_eq(&encoded(&Command::Batch {
+        front: 1,
+        epoch: 7,
+        first: 0,
+        events,
+        limits: LIMITS,
+    }));
+    expect!["020101070301e8070200000a0a"].assert_eq(&encoded(&Command::Lose {
+        fronts: vec![(1, 7)],
+        limits: LIMITS,
+    }));
+    expect!["03"].assert_eq(&encoded(&Command::Expire));
+    let orders = [
+        Order::Kick {
+            nick: "a".to_owned(),
+            reason: String::new(),
+        },
+        Order::Ban {
+            target: BanTarget::Nick("a".to_owned()),
+            for_ms: Some(1),
+            reason: String::new(),
+        },
+        Order::Unban { id: 1 },
+        Order::Mute {
+            nick: "a".to_owned(),
+            for_ms: None,
+        },
+        Order::Unmute { nick: "a".to_owned() },
+        Order::Redirect {
+            nick: "a".to_owned(),
+            address: "b".to_owned(),
+            reason: String::new(),
+        },
+        Order::Topic { topic: None },
+        Order::PutAccount {
+            nick: "a".to_owned(),
+            class: Class::Owner,
+            password: SealedPassword(vec![9]),
+        },
+        Order::RemoveAccount { nick: "a".to_owned() },
+        Order::Register {
+            password: SealedPassword(vec![9]),
+        },
+    ];
+    let all: Vec<_> = orders
+        .iter()
+        .map(|order| hex(postcard::to_stdvec(order).unwrap()))
+        .collect();
+    expect!["00016100 01000161010100 0201 03016100 040161 050161016200 0600 070161030109 080161 090109"]
+        .assert_eq(&all.join(" "));
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "a");
+    log.event(
+        1,
+        Event::Say {
+            sid: sid(0),
+            text: "x".to_owned(),
+            third_person: false,
+        },
+    );
+    log.order(Order::Topic {
+        topic: Some("t".to_owned()),
+    })
+    .unwrap();
+    expect!["0102010702000207000000010101010101010101010101010101010101010101010101010101610161314944414541514341494241454151434149424145415143414942414541514341494241454151434149204e496120535331000a0000010d4144424153452041445449475200030001010000000001017401010401016101780001050474657374107365742074686520746f7069633a207403"].assert_eq(&hex(log.state.snapshot()));
+}
+
+proptest! {
+    /// Whatever fronts send, in whatever order: two members agree, a restored one too, and every index is true.
+    #[test]
+    fn members_agree_and_indexes_are_true(steps in proptest::collection::vec((0..9_u8, 0..4_u64, 0..4_u8, 0..4_u8), 1..80)) {
+        let mut log = Log::new();
+        let mut other = AdcState::default();
+        other.apply(LogTime { index: 1, unix_ms: 1 }, Command::Open { front: 1, epoch: 7, limits: LIMITS });
+        other.apply(LogTime { index: 2, unix_ms: 2 }, Command::Open { front: 2, epoch: 7, limits: LIMITS });
+        for (step, number, who, nick) in steps {
+            let front = number % 2 + 1;
+            let first = log.state.front(front).map_or(0, |front| front.next);
+            let batch = |event| Command::Batch { front, epoch: 7, first, events: vec![event], limits: LIMITS };
+            let command = match step {
+                0..=3 => batch(Event::Claim(Box::new(claim(number, number, who, ["a", "A", "b", "c"][usize::from(nick)])))),
+                4 => batch(Event::Leave { sid: sid(number), departure: Departure::Left }),
+                5 => Command::Lose { fronts: vec![(front, 7)], limits: LIMITS },
+                6 => Command::Open { front, epoch: 7, limits: LIMITS },
+                7 => batch(Event::Release { sid: sid(number) }),
+                _ => Command::Expire,
+            };
+            log.at.unix_ms += 400;
+            let bytes = postcard::to_stdvec(&command).unwrap();
+            log.apply(command);
+            other.apply(log.at, postcard::from_bytes(&bytes).unwrap());
+            prop_assert_eq!(log.state.snapshot(), other.snapshot());
+            other = AdcState::restore(&other.snapshot()).unwrap();
+            prop_assert!(log.state.users.len() <= 4);
+            prop_assert_eq!(log.state.by_nick.len(), log.state.users.len());
+            prop_assert_eq!(log.state.by_cid.len(), log.state.users.len());
+            let orphans = log.state.users().filter(|user| user.orphan_until().is_some()).count();
+            prop_assert_eq!(log.state.orphans() as usize, orphans);
+            for user in log.state.users() {
+                prop_assert_eq!(log.state.by_nick[&user.folded_nick], user.sid);
+                prop_assert_eq!(log.state.by_cid[&user.cid], user.sid);
+            }
+        }
+    }
+}
