@@ -30,6 +30,9 @@ const IMPURE: [&str; 10] = [
     "rand::",
 ];
 
+/// What members run, which speak to the API server without the `kube` crate.
+const IN_MEMBERS: [&str; 4] = ["node-agent", "replication", "wal", "tftp"];
+
 /// Which of our crates each crate may use.
 fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     BTreeMap::from([
@@ -209,6 +212,10 @@ fn crates_use_only_the_crates_they_may() {
             assert!(
                 !ours || allowed.contains(used),
                 "{name} must not use {used}: see ARCHITECTURE.md"
+            );
+            assert!(
+                !matches!(used, "kube" | "k8s-openapi") || !IN_MEMBERS.contains(&name),
+                "{name} must not use {used}: ARCHITECTURE.md says why"
             );
             assert!(
                 used != "openraft" || name == "replication",

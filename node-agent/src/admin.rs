@@ -236,6 +236,7 @@ impl Admin {
             client_address: self.client_address.clone(),
             admin_address: self.admin_address.clone(),
             detail: Some(MemberDetail {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
                 group_id: status.group_id.map(|id| id.to_string()),
                 leader_id: status.leader,
                 serving: status.serving,

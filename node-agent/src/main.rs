@@ -6,6 +6,8 @@ mod client;
 mod config;
 mod files;
 mod group;
+mod https;
+mod kubernetes;
 mod local;
 mod members;
 mod run;

@@ -17,10 +17,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
 
 use crate::admin::{self, Admin, Phase};
 use crate::config::{self, DataDir};
 use crate::group;
+use crate::kubernetes::Routing;
 use crate::services::{self, Started};
 use crate::telemetry::{self, Metrics};
 
@@ -61,6 +63,8 @@ struct Member {
     stop_service: Shutdown,
     stop_admin: Shutdown,
     stop: StopRequests,
+    /// In a pod: where clients are sent.
+    routing: Option<Routing>,
     /// Held until the process ends.
     _data_dir: DataDir,
 }
@@ -104,6 +108,12 @@ impl Member {
         )
         .await
         .with_context(|| format!("starting the {kind} service"))?;
+        let routing = config
+            .kubernetes
+            .as_ref()
+            .map(|kubernetes| Routing::start(kubernetes, &node, metrics.registry()))
+            .transpose()
+            .context("following the leader in Kubernetes")?;
         let (phase, phases) = watch::channel(Phase::Running);
         let routes = admin::router(Admin {
             service: kind,
@@ -132,6 +142,7 @@ impl Member {
             stop_service,
             stop_admin,
             stop,
+            routing,
             _data_dir: data_dir,
         })
     }
@@ -163,18 +174,14 @@ impl Member {
         self.phase.send_replace(Phase::Stopping);
         let drain = Duration::from_secs(config.drain_seconds.into());
         let orderly = async {
-            if self.node.status().serving {
-                // While the service still runs: it brings the new leader up to date, and follows it itself.
-                match tokio::time::timeout(TRANSFER_TIMEOUT, self.node.transfer(None)).await {
-                    Ok(Ok(())) => tracing::info!(member = config.name, "leadership handed over"),
-                    Ok(Err(error)) => {
-                        tracing::warn!(member = config.name, %error, "no member took leadership over")
-                    }
-                    Err(_) => tracing::warn!(member = config.name, "no member took leadership over in time"),
-                }
+            // While the service still runs: it brings the new leader up to date, and follows it itself.
+            let handed_over = self.node.status().serving && hand_over(&self.node, &config.name).await;
+            let drain_end = Instant::now() + drain;
+            if let Some(routing) = self.routing.as_ref().filter(|_| handed_over) {
+                timeout_at(drain_end, unrouted(routing)).await.ok();
             }
             self.stop_service.request();
-            match tokio::time::timeout(drain, self.service.join_next()).await {
+            match timeout_at(drain_end, self.service.join_next()).await {
                 Ok(Some(Ok(Ok(()))) | None) => {}
                 Ok(ended @ Some(_)) => {
                     tracing::warn!(
@@ -210,6 +217,28 @@ impl Member {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// Hands leadership over; whether another member leads now.
+async fn hand_over(node: &Node, member: &str) -> bool {
+    match tokio::time::timeout(TRANSFER_TIMEOUT, node.transfer(None)).await {
+        Ok(Ok(())) => {
+            tracing::info!(member, "leadership handed over");
+            return true;
+        }
+        Ok(Err(error)) => tracing::warn!(member, %error, "no member took leadership over"),
+        Err(_) => tracing::warn!(member, "no member took leadership over in time"),
+    }
+    false
+}
+
+/// Resolves when clients are sent elsewhere. Until then the service holds its port, and answers nothing there: a client
+/// whose packet is on its way must not be told that there is no such port.
+async fn unrouted(routing: &Routing) {
+    if routing.names_this_pod() {
+        routing.moved_away().await;
+        tokio::time::sleep(ROUTE_SETTLES).await;
     }
 }
 
@@ -288,6 +317,9 @@ const EXIT_FAILED: u8 = 70;
 
 /// A transfer takes an election without its timeout; the node itself falls back to an election when it stalls.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// kube-proxy writes a change down at once when it has been idle, and after a second (its `minSyncPeriod`) when not.
+const ROUTE_SETTLES: Duration = Duration::from_secs(1);
 
 /// For the last sync and the peers' connections.
 const NODE_STOP_TIMEOUT: Duration = Duration::from_secs(5);

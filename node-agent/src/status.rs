@@ -181,6 +181,7 @@ mod tests {
         (leader.node_id, leader.pid, leader.role) = (Some(2), Some(4711), Role::Leader);
         (leader.term, leader.commit_index, leader.applied_index) = (3, 99, 99);
         leader.detail = Some(MemberDetail {
+            version: String::new(),
             group_id: None,
             leader_id: Some(2),
             serving: true,

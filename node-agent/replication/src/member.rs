@@ -106,6 +106,8 @@ pub(crate) struct Member<S: State> {
     pub(crate) applied: Arc<Applied<S>>,
     pub(crate) lease: Lease,
     pub(crate) leadership: watch::Sender<Leadership>,
+    /// The term for which the service serves clients.
+    pub(crate) listening: watch::Sender<Option<u64>>,
     /// Ticks when anything in the status may have changed.
     pub(crate) changed: watch::Sender<()>,
     pub(crate) failure: watch::Sender<Option<String>>,
@@ -155,6 +157,7 @@ impl<S: State> Member<S> {
             applied: Applied::new(),
             lease: Lease::new(),
             leadership: watch::channel(Leadership::Follower { leader: None }).0,
+            listening: watch::channel(None).0,
             changed: watch::channel(()).0,
             failure: watch::channel(None).0,
             alarm: Mutex::new(None),

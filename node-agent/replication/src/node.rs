@@ -53,6 +53,12 @@ impl Node {
         self.control.watch()
     }
 
+    /// The term for which this member leads and its service's listener is open to clients; none while it does not.
+    #[must_use]
+    pub fn listening(&self) -> watch::Receiver<Option<u64>> {
+        self.control.listening()
+    }
+
     /// Makes this member the only voter of a new group. To be called once in a group's life, on one member.
     ///
     /// # Errors
@@ -135,6 +141,7 @@ impl Node {
 trait Control: Send + Sync {
     fn status(&self) -> NodeStatus;
     fn watch(&self) -> watch::Receiver<()>;
+    fn listening(&self) -> watch::Receiver<Option<u64>>;
     fn failure(&self) -> watch::Receiver<Option<String>>;
     fn initialize(&self, group_id: Uuid) -> BoxFuture<'_, Result<Identity, MembershipError>>;
     fn add_learner(&self, node: MemberNode) -> BoxFuture<'_, Result<Identity, MembershipError>>;
@@ -155,6 +162,10 @@ impl<S: State> Control for Handle<S> {
 
     fn watch(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
+    }
+
+    fn listening(&self) -> watch::Receiver<Option<u64>> {
+        self.0.listening.subscribe()
     }
 
     fn failure(&self) -> watch::Receiver<Option<String>> {

@@ -120,6 +120,12 @@ impl<S: State> Replica<S> {
         self.member.leadership.subscribe()
     }
 
+    /// Says that the service's listener is open to clients, for the term that it leads, or that it is not any more.
+    /// Whoever routes clients to the leader waits for this: see [`Node::listening`](crate::Node::listening).
+    pub fn set_listening(&self, term: Option<u64>) {
+        self.member.listening.send_replace(term);
+    }
+
     /// Whether this member may answer clients; see [`Lease::is_valid`].
     #[must_use]
     pub fn lease(&self) -> Lease {

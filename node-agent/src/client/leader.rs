@@ -157,6 +157,7 @@ mod tests {
             client_address: String::new(),
             admin_address: format!("127.0.0.1:{port}"),
             detail: Some(MemberDetail {
+                version: String::new(),
                 group_id: None,
                 leader_id,
                 serving,

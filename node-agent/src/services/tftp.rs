@@ -58,6 +58,8 @@ pub(super) async fn start(
     let options = Options {
         listen: tftp.listen,
         socket,
+        // In pods a Service is in front, and its address is that of no pod.
+        address_moves: config.kubernetes.is_some(),
         files: files.clone(),
         store,
         sessions_max: tftp.sessions_max,

@@ -63,6 +63,9 @@ pub struct MemberStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberDetail {
+    /// The version of its program; empty where that is older than this field.
+    #[serde(default)]
+    pub version: String,
     /// The group's UUID; none before it has joined.
     pub group_id: Option<String>,
     /// The node id of the leader it knows.

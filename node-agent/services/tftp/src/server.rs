@@ -30,7 +30,7 @@ pub use socket::bind;
 
 use leader::Leader;
 use positions::Board;
-use socket::ServerSocket;
+use socket::{Batch, ServerSocket};
 
 /// How long a leader whose lease ran out waits before it looks again, while Raft has not named another.
 const LEASE_RECHECK: Duration = Duration::from_millis(5);
@@ -43,6 +43,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// A socket bound to it already, held by a parent process so that the port is never closed between two leaders.
     pub socket: Option<std::net::UdpSocket>,
+    /// Whether the address that clients send to is not this member's own, but moves to whoever leads, as a Kubernetes
+    /// Service does. Then it is no part of what a transfer is known by, and a member that does not lead holds its port
+    /// open and answers nothing there: an ICMP error would end the transfers of clients that are still sent to it.
+    pub address_moves: bool,
     /// The files.
     pub files: Files,
     /// Their content on this member.
@@ -101,52 +105,102 @@ impl Service for Tftp {
 async fn alternate(context: Arc<Context>, until: &Shutdown) -> Result<(), ServeError> {
     let mut leadership = context.replica.leadership();
     let lease = context.replica.lease();
-    loop {
+    let mut port = Port::new(&context.options);
+    while !until.is_requested() {
         let now = *leadership.borrow_and_update();
         let Leadership::Leader { term } = now else {
             context.options.metrics.leading(false);
             tokio::select! {
-                () = until.requested() => return Ok(()),
+                () = until.requested() => {}
                 changed = leadership.changed() => if changed.is_err() { return Ok(()) },
+                () = port.stay_silent() => {}
             }
             continue;
         };
         if !lease.is_valid() {
             tokio::select! {
-                () = until.requested() => return Ok(()),
+                () = until.requested() => {}
                 () = tokio::time::sleep(LEASE_RECHECK) => {}
             }
             continue;
         }
-        match open_socket(&context.options) {
+        match port.serve() {
             Ok(socket) => {
                 context.options.metrics.leading(true);
+                context.replica.set_listening(Some(term));
                 Leader::new(context.clone(), socket, term)
                     .run(&mut leadership, until)
                     .await;
+                context.replica.set_listening(None);
             }
             // The old leader on the same machine may not have closed it yet.
             Err(error) => {
                 warn!(address = %context.options.listen, %error, "cannot serve: is the port taken by another program?");
                 tokio::select! {
-                    () = until.requested() => return Ok(()),
+                    () = until.requested() => {}
                     () = tokio::time::sleep(BIND_RETRY) => {}
                 }
             }
         }
-        if until.is_requested() {
-            return Ok(());
-        }
     }
+    Ok(())
 }
 
-fn open_socket(options: &Options) -> io::Result<ServerSocket> {
-    let socket = match &options.socket {
-        Some(socket) => socket.try_clone()?,
-        None => bind(options.listen)?,
-    };
-    info!(address = %socket.local_addr()?, "serving");
-    ServerSocket::new(socket)
+/// The clients' port on this member.
+struct Port<'a> {
+    options: &'a Options,
+    /// Kept while another member leads; none before it could be bound, or where the port is the leader's alone.
+    held: Option<std::net::UdpSocket>,
+}
+
+impl<'a> Port<'a> {
+    fn new(options: &'a Options) -> Self {
+        Self { options, held: None }
+    }
+
+    /// Opens the socket for a leader.
+    fn serve(&mut self) -> io::Result<ServerSocket> {
+        let socket = if self.options.address_moves {
+            self.hold()?
+        } else {
+            match &self.options.socket {
+                Some(socket) => socket.try_clone()?,
+                None => bind(self.options.listen)?,
+            }
+        };
+        info!(address = %socket.local_addr()?, "serving");
+        ServerSocket::new(socket)
+    }
+
+    /// A handle on the socket that is held.
+    fn hold(&mut self) -> io::Result<std::net::UdpSocket> {
+        let socket = match self.held.take() {
+            Some(socket) => socket,
+            None => bind(self.options.listen)?,
+        };
+        self.held.insert(socket).try_clone()
+    }
+
+    /// Takes in what comes while another member leads, and answers nothing. Resolves when it is to be called anew.
+    async fn stay_silent(&mut self) {
+        if !self.options.address_moves {
+            return std::future::pending().await;
+        }
+        let listening = async {
+            let mut socket = ServerSocket::new(self.hold()?)?;
+            let mut batch = Batch::new(true);
+            loop {
+                socket.readable().await?;
+                socket.try_receive(&mut batch)?;
+            }
+        };
+        let ended: io::Result<()> = listening.await;
+        if let Err(error) = ended {
+            warn!(address = %self.options.listen, %error, "the port is not open: is it taken by another program?");
+            self.held = None;
+            tokio::time::sleep(BIND_RETRY).await;
+        }
+    }
 }
 
 /// Writes down what leaders tell of their clients' positions.

@@ -26,6 +26,7 @@ fn status(detail: serde_json::Value) -> MemberStatus {
         client_address: "127.0.0.1:6969".to_owned(),
         admin_address: "127.0.0.1:9401".to_owned(),
         detail: Some(MemberDetail {
+            version: String::new(),
             group_id: Some("6f1c0c2e-7a53-4f0e-9d7e-0a6f7d0f1b11".to_owned()),
             leader_id: Some(1),
             serving: true,

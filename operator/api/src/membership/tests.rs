@@ -39,6 +39,7 @@ fn status(name: &str, node_id: Option<u64>, leads: bool, members: &[GroupMember]
         client_address: String::new(),
         admin_address: String::new(),
         detail: Some(MemberDetail {
+            version: String::new(),
             group_id: node_id.map(|_| GROUP.to_owned()),
             leader_id: None,
             serving: leads,

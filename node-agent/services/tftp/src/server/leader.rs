@@ -123,7 +123,7 @@ impl Leader {
 
     /// Serves until this member no longer leads, or stops.
     pub(crate) async fn run(mut self, leadership: &mut watch::Receiver<Leadership>, until: &Shutdown) {
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(self.context.options.address_moves);
         self.take_over(&mut batch);
         let timer = tokio::time::sleep_until(self.epoch);
         tokio::pin!(timer);

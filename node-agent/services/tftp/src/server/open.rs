@@ -1,7 +1,6 @@
 //! From a read request to a replicated session: looks the file up, makes sure that its content is here, agrees on the
 //! options, and lets a quorum record it. Nothing is sent before.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use replication::ProposeError;
@@ -10,6 +9,7 @@ use tracing::warn;
 use crate::packet::{self, ErrorCode, Mode, Request, RequestKind};
 use crate::path::FilePath;
 use crate::server::Context;
+use crate::server::socket::is_to_many;
 use crate::state::{Command, NewSession, Outcome, SessionId, SessionKey, TransferMode};
 
 /// Ports whose services answer whatever comes: a forged request from them would start an endless exchange
@@ -52,12 +52,8 @@ impl Refusal {
 
 /// Whether a request of `key` may be answered at all.
 pub(crate) fn is_answered(key: &SessionKey) -> bool {
-    let to_many = match key.local().ip() {
-        // RFC 1123 §4.2.3.5: a request to a broadcast address is silently ignored.
-        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_multicast(),
-        IpAddr::V6(ip) => ip.is_multicast(),
-    };
-    !to_many && !LOOP_PORTS.contains(&key.peer().port())
+    // RFC 1123 §4.2.3.5: a request to a broadcast address is silently ignored.
+    !is_to_many(key.local().ip()) && !LOOP_PORTS.contains(&key.peer().port())
 }
 
 /// Checks what can be checked without looking anything up.

@@ -2,7 +2,7 @@
 //! client sent to.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSocketState};
 use rustix::net::sockopt::{
@@ -42,7 +42,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 pub(crate) struct Datagram<'a> {
     /// Who sent it.
     pub(crate) peer: SocketAddr,
-    /// Where it was sent to.
+    /// Where it was sent to; the unspecified address where that says nothing.
     pub(crate) local: SocketAddr,
     /// Its payload.
     pub(crate) bytes: &'a [u8],
@@ -64,14 +64,17 @@ pub(crate) struct Batch {
     buffers: Vec<[u8; RECEIVE_BYTES]>,
     metas: [RecvMeta; BATCH_SIZE],
     filled: usize,
+    /// Whether the address that clients send to is this member's own; see `Options::address_moves`.
+    address_moves: bool,
 }
 
 impl Batch {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(address_moves: bool) -> Self {
         Self {
             buffers: vec![[0; RECEIVE_BYTES]; BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
             filled: 0,
+            address_moves,
         }
     }
 
@@ -80,13 +83,34 @@ impl Batch {
     pub(crate) fn datagrams(&self, bound: SocketAddr) -> impl Iterator<Item = Datagram<'_>> {
         let received = self.metas.iter().zip(&self.buffers).take(self.filled);
         received.flat_map(move |(meta, buffer)| {
-            let local = SocketAddr::new(meta.dst_ip.unwrap_or(bound.ip()), bound.port());
+            let to = meta.dst_ip.unwrap_or(bound.ip());
+            let to = if self.address_moves && !is_to_many(to) {
+                unspecified(bound.ip())
+            } else {
+                to
+            };
+            let local = SocketAddr::new(to, bound.port());
             let bytes = &buffer[..meta.len.min(RECEIVE_BYTES)];
             let peer = meta.addr;
             bytes
                 .chunks(meta.stride.max(1))
                 .map(move |bytes| Datagram { peer, local, bytes })
         })
+    }
+}
+
+/// Whether packets to this address reach many hosts.
+pub(crate) fn is_to_many(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => ip.is_broadcast() || ip.is_multicast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    }
+}
+
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     }
 }
 
@@ -208,7 +232,7 @@ mod tests {
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let server: SocketAddr = ([127, 0, 0, 2], any.bound().port()).into();
         client.send_to(b"hello", server).unwrap();
-        let mut batch = Batch::new();
+        let mut batch = Batch::new(false);
         receive(&mut any, &mut batch).await;
         let datagram = batch.datagrams(any.bound()).next().unwrap();
         assert_eq!(
@@ -225,5 +249,36 @@ mod tests {
             got.push(buffer[..bytes].to_vec());
         }
         assert_eq!(got, [b"abcd".to_vec(), b"efgh".to_vec(), b"-i".to_vec()]);
+    }
+
+    #[tokio::test]
+    async fn where_the_address_moves_a_datagram_is_the_same_on_every_member() {
+        for (listen, unspecified) in [("127.0.0.1:0", "0.0.0.0"), ("[::]:0", "::"), ("[::1]:0", "::")] {
+            let mut socket = ServerSocket::new(bind(listen.parse().unwrap()).unwrap()).unwrap();
+            let client = std::net::UdpSocket::bind(("localhost", 0)).unwrap();
+            let to = if listen.starts_with("[::1]") {
+                "::1"
+            } else {
+                "127.0.0.1"
+            };
+            let client = if to == "::1" {
+                std::net::UdpSocket::bind("[::1]:0").unwrap()
+            } else {
+                client
+            };
+            client.send_to(b"hello", (to, socket.bound().port())).unwrap();
+            let mut batch = Batch::new(true);
+            receive(&mut socket, &mut batch).await;
+            let datagram = batch.datagrams(socket.bound()).next().unwrap();
+            let expected = SocketAddr::new(unspecified.parse().unwrap(), socket.bound().port());
+            assert_eq!(datagram.local, expected, "{listen}");
+            socket.send(datagram.peer, datagram.local, b"back", 4);
+            let mut buffer = [0; 16];
+            let (bytes, from) = client.recv_from(&mut buffer).unwrap();
+            assert_eq!(
+                (&buffer[..bytes], from.port()),
+                (&b"back"[..], socket.bound().port())
+            );
+        }
     }
 }
