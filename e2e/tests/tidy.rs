@@ -31,7 +31,7 @@ const IMPURE: [&str; 10] = [
 ];
 
 /// What members run, which speak to the API server without the `kube` crate.
-const IN_MEMBERS: [&str; 4] = ["node-agent", "replication", "wal", "tftp"];
+const IN_MEMBERS: [&str; 5] = ["node-agent", "replication", "wal", "tftp", "kv"];
 
 /// Which of our crates each crate may use.
 fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {

@@ -75,12 +75,12 @@ async fn lead(options: &Options, context: &Context, connections: &http::Connecti
     let lease = context.replica.lease();
     loop {
         let now = *leadership.borrow_and_update();
-        if !matches!(now, Leadership::Leader { .. }) {
+        let Leadership::Leader { term } = now else {
             if leadership.changed().await.is_err() {
                 return std::future::pending().await;
             }
             continue;
-        }
+        };
         if !lease.is_valid() {
             tokio::time::sleep(LEASE_RECHECK).await;
             continue;
@@ -88,10 +88,12 @@ async fn lead(options: &Options, context: &Context, connections: &http::Connecti
         match open(options) {
             Ok(listener) => {
                 info!(address = %options.listen, "serving");
+                context.replica.set_listening(Some(term));
                 tokio::select! {
                     () = connections.accept(&listener) => {}
                     _ = leadership.changed() => {}
                 }
+                context.replica.set_listening(None);
             }
             // The old leader on the same machine may not have closed it yet.
             Err(error) => {
