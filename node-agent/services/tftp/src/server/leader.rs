@@ -39,6 +39,8 @@ const LOOK_MAX: Duration = Duration::from_micros(50);
 const TELL_INTERVAL: Duration = Duration::from_millis(2);
 /// How long ended sessions wait to be recorded again after that failed.
 const CLOSE_RETRY: Duration = Duration::from_secs(1);
+/// A timer that fires this late was held up with everything else: answers may wait that make it needless.
+const LATE: Duration = Duration::from_millis(20);
 
 /// What a job of the leader found out.
 enum Done {
@@ -133,7 +135,8 @@ impl Leader {
         loop {
             self.propose();
             self.tell();
-            let wake = self.epoch + self.next_wake();
+            let timer_due = self.next_wake();
+            let wake = self.epoch + timer_due;
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
             }
@@ -161,7 +164,12 @@ impl Leader {
                 Event::Stop => break,
                 Event::Look => {}
                 Event::Readable => self.receive(&mut batch),
-                Event::Timer => self.fire(),
+                Event::Timer => {
+                    if self.epoch.elapsed() > timer_due + LATE {
+                        self.receive(&mut batch);
+                    }
+                    self.fire();
+                }
                 Event::Done(done) => self.finish_job(done),
             }
         }
