@@ -1,9 +1,25 @@
 //! `quorate-operator`: turns custom resources into replicated services.
 
+mod apply;
+mod build;
+mod certificates;
+mod controller;
 mod crds;
+mod election;
+mod kinds;
+mod members;
+mod memory;
+mod metrics;
+mod observe;
+mod plan;
+mod run;
+mod status;
+mod validate;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 /// Runs replicated TFTP, key-value and chat services on Kubernetes.
@@ -16,6 +32,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look after the resources of the cluster.
+    Run(run::Args),
     /// Write the definitions of the custom resources, one file each.
     Crds {
         /// The folder to write to; it is made if it is missing.
@@ -24,8 +42,11 @@ enum Command {
     },
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Crds { out } => crds::write(&out),
+        Command::Run(args) => tokio::runtime::Runtime::new()
+            .context("starting the threads")?
+            .block_on(run::run(args)),
+        Command::Crds { out } => crds::write(&out).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -1,0 +1,61 @@
+//! The secrets of a group: the token of requests that change something, and the certificates between peers. Both are
+//! made once.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+
+use super::metadata;
+use super::names::{members_service_name, tls_secret_name, token_secret_name};
+use crate::validate::Validated;
+
+/// The key, which is the mounted file's name.
+pub(crate) const TOKEN_KEY: &str = "token";
+
+/// The secret of the token.
+pub(crate) fn token_secret(service: &Validated, token: &str) -> Secret {
+    secret(service, token_secret_name(service), [(TOKEN_KEY, token)])
+}
+
+/// Certificates between peers, PEM.
+#[derive(Debug)]
+pub(crate) struct PeerCertificates {
+    /// The authority's certificate.
+    pub authority: String,
+    /// The members' certificate.
+    pub certificate: String,
+    /// The members' key.
+    pub key: String,
+}
+
+/// The secret of the certificates, with the keys that `kubernetes.io/tls` and cert-manager use.
+pub(crate) fn peer_tls_secret(service: &Validated, certificates: &PeerCertificates) -> Secret {
+    let mut secret = secret(
+        service,
+        tls_secret_name(service),
+        [
+            ("ca.crt", certificates.authority.as_str()),
+            ("tls.crt", &certificates.certificate),
+            ("tls.key", &certificates.key),
+        ],
+    );
+    secret.type_ = Some("kubernetes.io/tls".to_owned());
+    secret
+}
+
+/// The name that every peer's certificate carries.
+pub(crate) fn server_name(service: &Validated) -> String {
+    format!("{}.{}.svc", members_service_name(service), service.namespace)
+}
+
+fn secret<const N: usize>(service: &Validated, name: String, entries: [(&str, &str); N]) -> Secret {
+    Secret {
+        metadata: metadata(service, name),
+        data: Some(BTreeMap::from(entries.map(|(key, value)| {
+            (key.to_owned(), ByteString(value.as_bytes().to_vec()))
+        }))),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}

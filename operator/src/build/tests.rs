@@ -1,0 +1,191 @@
+use expect_test::expect_file;
+use operator_api::resources::TftpCluster;
+
+use super::*;
+use crate::validate::{IpFamily, Settings, validate};
+
+fn settings() -> Settings {
+    Settings {
+        agent_image: Some("registry.example/quorate-agent:1.2.3".to_owned()),
+        cluster_domain: "cluster.local".to_owned(),
+    }
+}
+
+fn service(spec: serde_json::Value) -> Validated {
+    let resource: TftpCluster = serde_json::from_value(serde_json::json!({
+        "apiVersion": "quorate.dev/v1alpha1",
+        "kind": "TftpCluster",
+        "metadata": {"name": "boot", "namespace": "racks", "uid": "11111111-1111", "generation": 4},
+        "spec": spec,
+    }))
+    .unwrap();
+    validate(&resource, &settings()).unwrap()
+}
+
+fn around(pods: i32) -> Surroundings {
+    Surroundings {
+        pods,
+        has_pod_monitors: false,
+    }
+}
+
+/// One YAML document for each object, as `kubectl get -o yaml` would show them.
+fn documents(children: &[Child]) -> String {
+    children
+        .iter()
+        .map(|child| format!("---\n{}", serde_yaml::to_string(&child.body).unwrap()))
+        .collect()
+}
+
+fn child<'a>(children: &'a [Child], kind: &str, name: &str) -> &'a serde_json::Value {
+    let found = children
+        .iter()
+        .find(|child| child.api.kind == kind && child.name.starts_with(name));
+    &found.unwrap_or_else(|| panic!("no {kind} {name}")).body
+}
+
+#[test]
+fn shortest_resource_becomes_these_objects() {
+    let service = service(serde_json::json!({}));
+    expect_file!["snapshots/shortest.yaml"].assert_eq(&documents(&children(&service, around(3))));
+}
+
+#[test]
+fn every_field_of_the_resource_arrives() {
+    let service = service(serde_json::json!({
+        "replicas": 5,
+        "image": "registry.example/agent:9",
+        "imagePullPolicy": "IfNotPresent",
+        "imagePullSecrets": [{"name": "pull"}],
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
+        "storage": {"type": "PersistentVolume", "size": "7Gi", "storageClassName": "fast", "whenDeleted": "Delete"},
+        "service": {
+            "type": "LoadBalancer", "port": 1069, "nodePort": 30069, "annotations": {"a.example/b": "c"},
+            "externalTrafficPolicy": "Local", "loadBalancerClass": "lb.example/x",
+            "loadBalancerSourceRanges": ["192.0.2.0/24"], "ipFamilies": ["IPv6", "IPv4"], "hostNetwork": true
+        },
+        "timing": "Edge",
+        "durability": "Relaxed",
+        "scheduling": {
+            "nodeSelector": {"disk": "ssd"}, "spread": "Preferred", "priorityClassName": "high",
+            "tolerations": [{"operator": "Exists", "key": "k", "effect": "NoExecute", "tolerationSeconds": 60}]
+        },
+        "tls": {"mode": "SelfIssued"},
+        "logLevel": "debug",
+        "logFormat": "Text",
+        "drainSeconds": 40,
+        "upgrade": {"type": "OnDelete", "minReadySeconds": 3, "progressDeadlineSeconds": 60},
+        "limits": {"sessionsMax": 10, "sessionsPerClientMax": 9, "blockSizeMax": 1468, "cacheBytesMax": "8Mi"}
+    }));
+    let children = children(
+        &service,
+        Surroundings {
+            pods: 5,
+            has_pod_monitors: true,
+        },
+    );
+    expect_file!["snapshots/every-field.yaml"].assert_eq(&documents(&children));
+}
+
+#[test]
+fn ephemeral_disk_goes_with_its_pod() {
+    let service = service(serde_json::json!({"storage": {
+        "type": "Ephemeral", "size": "300Mi", "whenDeleted": "Delete"
+    }}));
+    let children = children(&service, around(1));
+    let spec = &child(&children, "StatefulSet", "boot")["spec"];
+    assert_eq!(spec.get("volumeClaimTemplates"), None);
+    let volumes = spec["template"]["spec"]["volumes"].as_array().unwrap();
+    let data = volumes.iter().find(|volume| volume["name"] == "data").unwrap();
+    assert_eq!(data["emptyDir"]["sizeLimit"], "300Mi");
+}
+
+#[test]
+fn another_configuration_has_another_name_and_so_another_revision() {
+    let (one, other) = (
+        service(serde_json::json!({})),
+        service(serde_json::json!({"logLevel": "debug"})),
+    );
+    assert_ne!(config_map_name(&one), config_map_name(&other));
+    let template = |service: &Validated| {
+        child(&children(service, around(3)), "StatefulSet", "boot")["spec"]["template"].to_string()
+    };
+    assert_ne!(template(&one), template(&other));
+    // The number of members is no part of it: scaling restarts nobody.
+    let larger = service(serde_json::json!({"replicas": 5}));
+    assert_eq!(template(&one), template(&larger));
+}
+
+#[test]
+fn the_agent_reads_its_configuration() {
+    let service = service(serde_json::json!({}));
+    let read: operator_api::AgentConfig = serde_json::from_str(&service.config_text).unwrap();
+    assert_eq!(read, service.agent);
+}
+
+fn leader(pod: &str, epoch: &str) -> LeaderEndpoint {
+    LeaderEndpoint {
+        pod: pod.to_owned(),
+        pod_uid: format!("uid-of-{pod}"),
+        node: "n1".to_owned(),
+        addresses: vec!["10.1.0.7".to_owned(), "fd00::7".to_owned()],
+        epoch: epoch.parse().unwrap(),
+    }
+}
+
+#[test]
+fn first_slice_is_empty_and_needs_repair_once_somebody_leads() {
+    let service = service(serde_json::json!({}));
+    let slice = leader_slice(&service, IpFamily::V4, None);
+    expect_file!["snapshots/first-slice.yaml"].assert_eq(&serde_yaml::to_string(&slice).unwrap());
+    assert!(!is_slice_right(
+        &slice,
+        &service,
+        IpFamily::V4,
+        &leader("boot-0", "1.1")
+    ));
+}
+
+#[test]
+fn slice_is_right_for_its_leader_and_for_later_ones_only() {
+    let service = service(serde_json::json!({}));
+    let now = leader("boot-1", "3.2");
+    let slice = leader_slice(&service, IpFamily::V4, Some(&now));
+    expect_file!["snapshots/slice.yaml"].assert_eq(&serde_yaml::to_string(&slice).unwrap());
+    let is_right = |slice: &_, leader: &_| is_slice_right(slice, &service, IpFamily::V4, leader);
+    assert!(is_right(&slice, &now));
+    // Whoever wrote it knows of a later leader than this operator does.
+    assert!(is_right(&slice, &leader("boot-0", "2.9")));
+    assert!(!is_right(&slice, &leader("boot-0", "3.3")));
+    assert!(!is_right(&slice, &leader("boot-0", "10.1")));
+    let edits: [fn(&mut k8s_openapi::api::discovery::v1::EndpointSlice); 6] = [
+        |slice| slice.endpoints.clear(),
+        |slice| slice.endpoints[0].addresses = vec!["10.9.9.9".to_owned()],
+        |slice| slice.endpoints.push(slice.endpoints[0].clone()),
+        |slice| slice.ports = None,
+        |slice| slice.metadata.labels = None,
+        |slice| slice.metadata.annotations = None,
+    ];
+    for (number, edit) in edits.into_iter().enumerate() {
+        let mut edited = slice.clone();
+        edit(&mut edited);
+        assert!(!is_right(&edited, &now), "edit {number}");
+    }
+}
+
+#[test]
+fn slices_take_the_address_of_their_own_family() {
+    let service = service(serde_json::json!({"service": {"ipFamilies": ["IPv4", "IPv6"]}}));
+    let leader = leader("boot-1", "3.2");
+    let address = |family| leader_slice(&service, family, Some(&leader)).endpoints[0].addresses[0].clone();
+    assert_eq!(
+        (address(IpFamily::V4), address(IpFamily::V6)),
+        ("10.1.0.7".into(), "fd00::7".into())
+    );
+    let mut single = leader.clone();
+    single.addresses.pop();
+    // A pod without an address of a family has nothing to publish there.
+    let slice = leader_slice(&service, IpFamily::V6, Some(&single));
+    assert!(slice.endpoints.is_empty());
+    assert!(is_slice_right(&slice, &service, IpFamily::V6, &single));
+}

@@ -1,0 +1,360 @@
+//! One round through a resource: observe, validate, build, plan, apply, status.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::events::{Event, EventType};
+use operator_api::membership::{Initialization, Step};
+use operator_api::resources::GroupStatus;
+use tokio::time::Instant;
+
+use super::{Context, chain};
+use crate::apply::{self, Apply, Hands};
+use crate::build::{self, Surroundings};
+use crate::kinds::Group;
+use crate::memory::Memory;
+use crate::observe::{self, GroupSecret};
+use crate::plan::{self, Action, Observed, Plan, Progress};
+use crate::status::{self, Report};
+use crate::validate::{Validated, validate};
+
+/// Goes once through a resource. Answers when to come back without having been called.
+pub(super) async fn round<K: Group>(
+    resource: &K,
+    context: &Context,
+    memory: &mut Memory,
+) -> Result<Option<Duration>, Apply> {
+    let service = match validate(resource, &context.shared.settings) {
+        Ok(service) => service,
+        Err(why) => {
+            let former = former(resource, memory);
+            let status = status::invalid(
+                former.as_ref(),
+                resource.meta().generation,
+                &why.to_string(),
+                &now(),
+            );
+            write_status(resource, context, memory, status).await?;
+            return Ok(None);
+        }
+    };
+    let mut secret = secret(resource, context, memory, &service).await?;
+    let observed = observe::observe(
+        &service,
+        &context.stores,
+        &context.shared.members,
+        secret.initialization.clone(),
+        memory.offer.clone(),
+    )
+    .await;
+    let plan = plan::plan(&service, &observed);
+    let outcome = if service.is_paused {
+        Ok(Duration::MAX)
+    } else {
+        let mut work = Work {
+            resource,
+            context,
+            service: &service,
+            observed: &observed,
+            plan: &plan,
+        };
+        work.apply(memory, &mut secret).await
+    };
+    memory.secret = Some((secret.token, secret.initialization.clone()));
+    let stands = memory.stands_since(&plan.progress, Instant::now());
+    if plan.progress != Progress::Complete && stands > MOVING {
+        // Perhaps because what was made once is gone.
+        (memory.secret, memory.has_certificates) = (None, false);
+    }
+    // Somebody else's write at the same time is nothing to report.
+    let problem = outcome
+        .as_ref()
+        .err()
+        .filter(|error| !error.is_conflict())
+        .map(|error| chain(error));
+    let report = Report {
+        service: &service,
+        observed: &observed,
+        plan: &plan,
+        initialization: &secret.initialization,
+        route: route(&service, context),
+        problem: problem.as_deref(),
+        stands_seconds: stands.as_secs(),
+    };
+    let former = former(resource, memory);
+    let status = status::status(&report, former.as_ref(), &now());
+    tell(resource, context, former.as_ref(), &status).await;
+    write_status(resource, context, memory, status).await?;
+    outcome.map(|soonest| Some(soonest.min(pace(&plan, stands))))
+}
+
+/// When to look again though nothing calls.
+fn pace(plan: &Plan, stands: Duration) -> Duration {
+    match plan.progress {
+        Progress::Complete => LOOK_INTERVAL,
+        _ if stands < MOVING => LOOK_INTERVAL_MOVING,
+        Progress::Moving(..) | Progress::Halted(..) => LOOK_INTERVAL_WAITING,
+    }
+}
+
+/// The group's secret: read until the group exists, then remembered.
+async fn secret<K: Group>(
+    resource: &K,
+    context: &Context,
+    memory: &Memory,
+    service: &Validated,
+) -> Result<GroupSecret, Apply> {
+    if let Some((token, initialization @ Initialization::Done { .. })) = &memory.secret {
+        return Ok(GroupSecret {
+            token: token.clone(),
+            initialization: initialization.clone(),
+            resource_version: String::new(),
+        });
+    }
+    apply::secret(&context.shared.client, service, resource.status()).await
+}
+
+/// Everything that changes the cluster in one round.
+struct Work<'a, K> {
+    resource: &'a K,
+    context: &'a Context,
+    service: &'a Validated,
+    observed: &'a Observed,
+    plan: &'a Plan,
+}
+
+impl<K: Group> Work<'_, K> {
+    /// Answers when to come back at the latest.
+    async fn apply(&mut self, memory: &mut Memory, secret: &mut GroupSecret) -> Result<Duration, Apply> {
+        let client = &self.context.shared.client;
+        if self.service.issues_certificates && !memory.has_certificates {
+            apply::certificates(client, self.service).await?;
+            memory.has_certificates = true;
+        }
+        let around = Surroundings {
+            pods: self.plan.pods,
+            has_pod_monitors: self.context.shared.has_pod_monitors,
+        };
+        let children = build::children(self.service, around);
+        apply::children(client, self.service, &children, memory).await?;
+        let slices_again = self.slices(memory).await?;
+        let mut hands = Hands {
+            client,
+            members: &self.context.shared.members,
+            service: self.service,
+            observed: self.observed,
+            secret,
+        };
+        hands.carry_out(&self.plan.action, memory).await?;
+        self.tell_action().await;
+        if self.plan.progress == Progress::Complete
+            && memory.pruned_for.as_ref() != Some(&self.service.config_hash)
+        {
+            apply::prune_configurations(client, self.service).await?;
+            memory.pruned_for = Some(self.service.config_hash.clone());
+        }
+        Ok(slices_again)
+    }
+
+    /// Makes missing slices, and repairs those that the leader did not repair itself in time.
+    async fn slices(&self, memory: &mut Memory) -> Result<Duration, Apply> {
+        let client = &self.context.shared.client;
+        let leader = observe::leader_endpoint(self.observed);
+        let mut again = Duration::MAX;
+        for family in self.service.service.slices.iter().copied() {
+            let Some(found) = observe::slice(self.service, &self.context.stores, family) else {
+                apply::make_slice(client, self.service, family, leader.as_ref()).await?;
+                continue;
+            };
+            let wrong = leader
+                .as_ref()
+                .filter(|leader| !build::is_slice_right(&found, self.service, family, leader));
+            let Some(leader) = wrong else {
+                memory.slices_wrong_since.remove(&family);
+                continue;
+            };
+            let now = Instant::now();
+            let since = *memory.slices_wrong_since.entry(family).or_insert(now);
+            let patience = REPAIR_AFTER.saturating_sub(now - since);
+            if !patience.is_zero() {
+                again = again.min(patience);
+                continue;
+            }
+            apply::repair_slice(client, self.service, &found, family, leader).await?;
+            memory.slices_wrong_since.remove(&family);
+            event(
+                self.context,
+                self.resource,
+                Tone::Warning,
+                "RouteRepaired",
+                &format!(
+                    "{} led to another place than to {}, and {} did not correct it",
+                    build::slice_name(self.service, family),
+                    leader.pod,
+                    leader.pod
+                ),
+            )
+            .await;
+        }
+        Ok(again)
+    }
+
+    async fn tell_action(&self) {
+        let (reason, note) = match &self.plan.action {
+            Action::Replace { pod, why, .. } => ("ReplacingPod", format!("{pod} is replaced: {why}")),
+            Action::Reset { pod, .. } => (
+                "ResettingMember",
+                format!("{pod} starts anew with an empty disk: its node id was removed from the group"),
+            ),
+            Action::Membership(step) => match step {
+                Step::Initialize { member } => ("FoundingGroup", format!("{member} founds the group")),
+                Step::AddLearner { member, .. } => ("AddingMember", format!("{} is admitted", member.name)),
+                Step::Promote { node_id, .. } => (
+                    "PromotingMember",
+                    format!("the member with the node id {node_id} votes"),
+                ),
+                Step::Remove { node_id, .. } => (
+                    "RemovingMember",
+                    format!("the member with the node id {node_id} left the group"),
+                ),
+                Step::Transfer { leader, to } => (
+                    "TransferringLeadership",
+                    format!("{leader} handed leadership over to the member with the node id {to}"),
+                ),
+                _ => return,
+            },
+            Action::Nothing => return,
+        };
+        event(self.context, self.resource, Tone::Normal, reason, &note).await;
+    }
+}
+
+/// Events for what changed by itself.
+async fn tell<K: Group>(resource: &K, context: &Context, former: Option<&GroupStatus>, status: &GroupStatus) {
+    let former_leader = former.and_then(|former| former.leader.as_ref());
+    if let Some(leader) = &status.leader
+        && former_leader != Some(leader)
+    {
+        let note = format!("{} leads, epoch {}", leader.name, leader.epoch);
+        event(context, resource, Tone::Normal, "LeaderElected", &note).await;
+    }
+    let is = |status: &GroupStatus, type_: &str| {
+        status
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_ && condition.status == "True")
+            .cloned()
+    };
+    for type_ in ["Degraded", "Paused"] {
+        let was = former.and_then(|former| is(former, type_));
+        if let Some(now) = is(status, type_)
+            && was.as_ref().is_none_or(|was| was.reason != now.reason)
+        {
+            let tone = if type_ == "Degraded" {
+                Tone::Warning
+            } else {
+                Tone::Normal
+            };
+            event(context, resource, tone, &now.reason, &now.message).await;
+        }
+    }
+}
+
+/// How an event is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tone {
+    /// Good to know.
+    Normal,
+    /// Something is wrong.
+    Warning,
+}
+
+/// Tells people; that this failed is no reason for anything.
+pub(super) async fn event<K: Group>(context: &Context, resource: &K, tone: Tone, reason: &str, note: &str) {
+    let event = Event {
+        type_: match tone {
+            Tone::Normal => EventType::Normal,
+            Tone::Warning => EventType::Warning,
+        },
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(NOTE_CHARS_MAX).collect()),
+        // Events that differ in nothing but their note would be counted as one.
+        action: note.chars().take(ACTION_CHARS_MAX).collect(),
+        secondary: None,
+    };
+    let about = resource.object_ref(&());
+    if let Err(error) = context.shared.recorder.publish(&event, &about).await {
+        tracing::debug!(%error, reason, "an event was not published");
+    }
+}
+
+/// The pod that the Service leads to.
+fn route(service: &Validated, context: &Context) -> Option<String> {
+    let family = *service.service.slices.first()?;
+    let slice = observe::slice(service, &context.stores, family)?;
+    let ready = slice.endpoints.iter().find(|endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.and_then(|conditions| conditions.ready) != Some(false)
+    })?;
+    ready.target_ref.as_ref()?.name.clone()
+}
+
+/// The status as it was last written: the watch may not have brought it back yet.
+fn former<K: Group>(resource: &K, memory: &Memory) -> Option<GroupStatus> {
+    match &memory.status {
+        Some((written, _)) => Some(written.clone()),
+        None => resource.status().cloned(),
+    }
+}
+
+/// Writes the status if it differs from the one that was written last, or was lost since.
+async fn write_status<K: Group>(
+    resource: &K,
+    context: &Context,
+    memory: &mut Memory,
+    status: GroupStatus,
+) -> Result<(), Apply> {
+    let is_there = resource.status() == Some(&status);
+    let is_written = match &memory.status {
+        Some((written, at)) => *written == status && (is_there || at.elapsed() < STATUS_SETTLES),
+        None => is_there,
+    };
+    if !is_written {
+        let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
+        apply::status::<K>(&context.shared.client, (&namespace, &name), &status).await?;
+    } else if memory.status.is_some() {
+        return Ok(());
+    }
+    memory.status = Some((status, Instant::now()));
+    Ok(())
+}
+
+fn now() -> Time {
+    Time(Timestamp::now())
+}
+
+/// A group that is as it should be is asked how it is every so often; its objects call by themselves.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// While something changes: each step waits for the last one to show.
+const LOOK_INTERVAL_MOVING: Duration = Duration::from_millis(300);
+
+/// While something is waited for that takes long.
+const LOOK_INTERVAL_WAITING: Duration = Duration::from_secs(3);
+
+/// How long after the last change something is expected to happen at once.
+const MOVING: Duration = Duration::from_secs(20);
+
+/// The leader repairs its slice itself, and at once, if it can.
+const REPAIR_AFTER: Duration = Duration::from_secs(2);
+
+/// By then the watch has brought our own write back.
+const STATUS_SETTLES: Duration = Duration::from_secs(5);
+
+/// The API server takes a kilobyte.
+const NOTE_CHARS_MAX: usize = 300;
+
+/// As the API server bounds it.
+const ACTION_CHARS_MAX: usize = 128;

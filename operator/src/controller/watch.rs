@@ -1,0 +1,165 @@
+//! The watches of one controller. [I/O]
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::{Stream, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::PartialObjectMeta;
+use kube::runtime::controller::Controller;
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::{Predicate, WatchStreamExt, predicates, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+
+use crate::build::MANAGED_BY;
+use crate::kinds::Group;
+use crate::memory::Memories;
+use crate::observe::Stores;
+
+/// The resources themselves. Their status is the operator's own writing: it calls for no round.
+pub(super) fn resources<K: Group>(
+    api: Api<K>,
+) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send) {
+    let (reader, writer) = store();
+    let stream = watcher(api, watcher::Config::default())
+        .default_backoff()
+        .modify(|resource| resource.managed_fields_mut().clear())
+        .reflect(writer)
+        .applied_objects()
+        .predicate_filter(
+            predicates::generation.combine(predicates::annotations),
+            Default::default(),
+        );
+    (reader, stream)
+}
+
+/// The objects of one kind of resources, in one namespace or in all.
+pub(super) struct Scope {
+    client: Client,
+    namespace: Option<String>,
+    config: watcher::Config,
+    memories: Arc<Memories>,
+}
+
+impl Scope {
+    /// Of the resources of kind `K`.
+    pub(super) fn of<K: Group>(client: Client, namespace: Option<String>, memories: Arc<Memories>) -> Self {
+        let labels = format!("{MANAGED_BY},app.kubernetes.io/component={}", K::SERVICE.name());
+        Self {
+            client,
+            namespace,
+            // A connection that died unseen is noticed this much later at most.
+            config: watcher::Config::default()
+                .labels(&labels)
+                .timeout(WATCH_SECONDS_MAX),
+            memories,
+        }
+    }
+
+    /// Lets every change of an object call for a round through its resource.
+    pub(super) fn attach<K: Group>(&self, controller: Controller<K>) -> (Stores, Controller<K>) {
+        let (pods, pod_writer) = store();
+        let (stateful_sets, stateful_set_writer) = store();
+        let (slices, slice_writer) = store();
+        let pod_stream = watcher(self.api::<Pod>(), self.config.clone())
+            .default_backoff()
+            .modify(trim_pod)
+            .reflect(pod_writer)
+            .touched_objects();
+        let memories = Arc::clone(&self.memories);
+        let stateful_set_stream = watcher(self.api::<StatefulSet>(), self.config.clone())
+            .default_backoff()
+            .inspect_ok(move |event| memories.saw(event))
+            .modify(trim_stateful_set)
+            .reflect(stateful_set_writer)
+            .touched_objects();
+        let slice_stream = watcher(self.api::<EndpointSlice>(), self.config.clone())
+            .default_backoff()
+            .modify(|slice| slice.managed_fields_mut().clear())
+            .reflect(slice_writer)
+            .touched_objects();
+        let controller = controller
+            .watches_stream(pod_stream, |pod: Pod| owner_of_pod::<K>(&pod))
+            .owns_stream(stateful_set_stream)
+            .owns_stream(slice_stream)
+            .owns_stream(self.versions::<ServiceAccount>())
+            .owns_stream(self.versions::<Role>())
+            .owns_stream(self.versions::<RoleBinding>())
+            .owns_stream(self.versions::<ConfigMap>())
+            .owns_stream(self.versions::<Service>())
+            .owns_stream(self.versions::<PodDisruptionBudget>())
+            .owns_stream(self.versions::<NetworkPolicy>());
+        let stores = Stores {
+            pods,
+            stateful_sets,
+            slices,
+        };
+        (stores, controller)
+    }
+
+    /// Of these nothing is kept but that they changed.
+    fn versions<C>(&self) -> impl Stream<Item = Result<PartialObjectMeta<C>, watcher::Error>> + Send + use<C>
+    where
+        C: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let memories = Arc::clone(&self.memories);
+        watcher(self.api::<PartialObjectMeta<C>>(), self.config.clone())
+            .default_backoff()
+            .inspect_ok(move |event| memories.saw(event))
+            .touched_objects()
+    }
+
+    fn api<C>(&self) -> Api<C>
+    where
+        C: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+}
+
+/// Pods belong to the StatefulSet; their label names the resource.
+fn owner_of_pod<K: Group>(pod: &Pod) -> Option<ObjectRef<K>> {
+    let instance = pod.labels().get("app.kubernetes.io/instance")?;
+    Some(ObjectRef::new(instance).within(&pod.namespace()?))
+}
+
+/// A thousand groups have several thousand pods, of which most is never read.
+fn trim_pod(pod: &mut Pod) {
+    pod.managed_fields_mut().clear();
+    pod.metadata.owner_references = None;
+    pod.metadata.annotations = None;
+    if let Some(spec) = &mut pod.spec {
+        *spec = k8s_openapi::api::core::v1::PodSpec {
+            node_name: spec.node_name.take(),
+            ..Default::default()
+        };
+    }
+}
+
+fn trim_stateful_set(stateful_set: &mut StatefulSet) {
+    stateful_set.managed_fields_mut().clear();
+    if let Some(spec) = &mut stateful_set.spec {
+        *spec = k8s_openapi::api::apps::v1::StatefulSetSpec {
+            replicas: spec.replicas,
+            ..Default::default()
+        };
+    }
+}
+
+/// Half a minute: the longest for which a change may go unseen because a connection died without a word.
+const WATCH_SECONDS_MAX: u32 = 30;

@@ -1,0 +1,118 @@
+//! The kinds of resources: what tells one service from another, for the operator. Everything else is the same for all.
+
+use std::fmt::Debug;
+use std::net::{IpAddr, SocketAddr};
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::Resource;
+use operator_api::ServiceKind;
+use operator_api::config::{ServiceConfig, TftpConfig};
+use operator_api::resources::{GroupSpec, GroupStatus, Quantity, TftpCluster};
+use serde::de::DeserializeOwned;
+
+use crate::validate::Invalid;
+
+/// A kind of custom resource.
+pub(crate) trait Group:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+    /// The service that its members run.
+    const SERVICE: ServiceKind;
+
+    /// What all kinds share.
+    fn group(&self) -> &GroupSpec;
+
+    /// What the operator reported last.
+    fn status(&self) -> Option<&GroupStatus>;
+
+    /// The service's part of the members' configuration.
+    fn service_config(&self, listen: IpAddr) -> Result<ServiceConfig, Invalid>;
+
+    /// The ports that clients use.
+    fn ports(&self) -> Result<Vec<ClientPort>, Invalid>;
+}
+
+/// A port that clients use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClientPort {
+    /// Its name in the Service, the slice and the pod.
+    pub name: &'static str,
+    /// `UDP` or `TCP`.
+    pub protocol: &'static str,
+    /// The Service's port.
+    pub service_port: u16,
+    /// The members' port.
+    pub pod_port: u16,
+    /// Whether every member answers there, or the leader alone.
+    pub on_every_member: bool,
+}
+
+impl Group for TftpCluster {
+    const SERVICE: ServiceKind = ServiceKind::Tftp;
+
+    fn group(&self) -> &GroupSpec {
+        &self.spec.group
+    }
+
+    fn status(&self) -> Option<&GroupStatus> {
+        self.status.as_ref()
+    }
+
+    fn service_config(&self, listen: IpAddr) -> Result<ServiceConfig, Invalid> {
+        let limits = &self.spec.limits;
+        let config = TftpConfig {
+            listen: SocketAddr::new(listen, Self::SERVICE.client_port()),
+            sessions_max: number("limits.sessionsMax", limits.sessions_max)?,
+            sessions_per_client_max: number("limits.sessionsPerClientMax", limits.sessions_per_client_max)?,
+            retransmissions_max: number("limits.retransmissionsMax", limits.retransmissions_max)?,
+            idle_seconds_max: number("limits.idleSecondsMax", limits.idle_seconds_max)?,
+            block_size_max: number("limits.blockSizeMax", limits.block_size_max)?,
+            window_size_max: number("limits.windowSizeMax", limits.window_size_max)?,
+            cache_bytes_max: bytes("limits.cacheBytesMax", &limits.cache_bytes_max)?,
+            content_bytes_max: bytes("limits.contentBytesMax", &limits.content_bytes_max)?,
+            files_max: number("limits.filesMax", limits.files_max)?,
+        };
+        config.validate().map_err(Invalid::Service)?;
+        Ok(ServiceConfig::Tftp(config))
+    }
+
+    fn ports(&self) -> Result<Vec<ClientPort>, Invalid> {
+        Ok(vec![ClientPort {
+            name: "tftp",
+            protocol: "UDP",
+            service_port: self
+                .spec
+                .group
+                .service
+                .port
+                .map_or(Ok(TFTP_PORT), |port| number("service.port", port))?,
+            pod_port: Self::SERVICE.client_port(),
+            on_every_member: false,
+        }])
+    }
+}
+
+/// A number that the schema bounds already.
+fn number<T: TryFrom<i32>>(field: &'static str, value: i32) -> Result<T, Invalid> {
+    T::try_from(value).map_err(|_| Invalid::OutOfRange {
+        field,
+        value: value.into(),
+        expected: "within the bounds of its schema",
+    })
+}
+
+fn bytes(field: &'static str, amount: &Quantity) -> Result<u64, Invalid> {
+    amount.bytes().ok_or_else(|| Invalid::NotBytes {
+        field,
+        value: amount.0.clone(),
+    })
+}
+
+/// RFC 1350 §4.
+const TFTP_PORT: u16 = 69;

@@ -1,0 +1,237 @@
+//! `quorate-operator run`: waits for the lease, then looks after every kind until it is asked to stop.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kube::Client;
+use kube::api::{Api, ListParams};
+use kube::runtime::events::{Recorder, Reporter};
+use operator_api::resources::TftpCluster;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tracing_subscriber::EnvFilter;
+
+use crate::build::pod_monitor_resource;
+use crate::controller::{self, Shared};
+use crate::election::Candidate;
+use crate::kinds::Group;
+use crate::members::Members;
+use crate::metrics::{self, Metrics};
+use crate::validate::Settings;
+
+/// What `quorate-operator run` takes. Every option may come from the environment.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The namespaces to look after, separated by commas; all without it.
+    #[arg(
+        long,
+        env = "WATCH_NAMESPACES",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
+    namespaces: Vec<String>,
+    /// Where metrics and probes are served.
+    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The agent's image for resources that name none.
+    #[arg(long, env = "AGENT_IMAGE", value_name = "IMAGE")]
+    agent_image: Option<String>,
+    /// The domain of the cluster's names.
+    #[arg(
+        long,
+        env = "CLUSTER_DOMAIN",
+        default_value = "cluster.local",
+        value_name = "DOMAIN"
+    )]
+    cluster_domain: String,
+    /// This operator's own name, its pod's; by chance without it.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pod_name: Option<String>,
+    /// The namespace of the lease; that of the credentials without it.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// The lease that says which of several operators works.
+    #[arg(
+        long,
+        env = "LEASE_NAME",
+        default_value = "quorate-operator",
+        value_name = "NAME"
+    )]
+    lease: String,
+    /// Which log lines are written (`info`, `info,kube=debug`).
+    #[arg(long, env = "LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    log_level: String,
+    /// How log lines look.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Json)]
+    log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Plain text for people.
+    Text,
+}
+
+/// Runs until it is asked to stop, or loses its lease.
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    start_logging(&args)?;
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let mut terminate = signal(SignalKind::terminate()).context("listening to signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening to signals")?;
+    let metrics = Metrics::new()?;
+    let mut port = JoinSet::new();
+    port.spawn(metrics::serve(args.listen, metrics.clone()));
+    let asked = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tokio::select! {
+        reason = asked => {
+            tracing::info!(reason, "asked to stop before the API server was reached");
+            Ok(ExitCode::SUCCESS)
+        }
+        ended = port.join_next() => match ended {
+            Some(Ok(Err(error))) => Err(error),
+            _ => bail!("the port for metrics and probes ended"),
+        },
+        code = operate(&args, metrics) => code,
+    }
+}
+
+/// From the first contact with the API server to the end of the lease.
+async fn operate(args: &Args, metrics: Metrics) -> anyhow::Result<ExitCode> {
+    let client = Client::try_default()
+        .await
+        .context("reading the credentials for the API server (in a pod, or KUBECONFIG)")?;
+    let namespace = args
+        .namespace
+        .clone()
+        .unwrap_or_else(|| client.default_namespace().to_owned());
+    reach::<TftpCluster>(&client, &args.namespaces).await;
+    metrics.set_ready();
+    let identity = args
+        .pod_name
+        .clone()
+        .unwrap_or_else(|| format!("operator-{}", uuid::Uuid::new_v4()));
+    let reporter = Reporter {
+        controller: "quorate.dev/operator".to_owned(),
+        instance: Some(identity.clone()),
+    };
+    let mut candidate = Candidate::new(client.clone(), &namespace, args.lease.clone(), identity);
+    candidate.acquire().await;
+    metrics.set_leader(true);
+    let shared = Shared {
+        recorder: Recorder::new(client.clone(), reporter),
+        members: Members::new().context("preparing requests to members")?,
+        has_pod_monitors: has_pod_monitors(&client).await,
+        settings: Settings {
+            agent_image: args.agent_image.clone(),
+            cluster_domain: args.cluster_domain.clone(),
+        },
+        metrics,
+        client,
+    };
+    let mut controllers = JoinSet::new();
+    for scope in scopes(&args.namespaces) {
+        controllers.spawn(controller::run::<TftpCluster>(shared.clone(), scope));
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("listening to signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening to signals")?;
+    tokio::select! {
+        // Another one may work by now: this one must not do anything more.
+        () = candidate.keep() => Ok(ExitCode::FAILURE),
+        _ = controllers.join_next() => bail!("a controller ended"),
+        _ = terminate.recv() => end(controllers, candidate).await,
+        _ = interrupt.recv() => end(controllers, candidate).await,
+    }
+}
+
+/// Stops working, then lets another operator work at once.
+async fn end(mut controllers: JoinSet<()>, mut candidate: Candidate) -> anyhow::Result<ExitCode> {
+    tracing::info!("asked to stop");
+    controllers.shutdown().await;
+    if tokio::time::timeout(RELEASE_TIMEOUT, candidate.release())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the lease was not given back in time");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One scope for each namespace, or one for all.
+fn scopes(namespaces: &[String]) -> Vec<Option<String>> {
+    let named: std::collections::BTreeSet<_> = namespaces
+        .iter()
+        .map(|namespace| namespace.trim())
+        .filter(|namespace| !namespace.is_empty())
+        .collect();
+    if named.is_empty() {
+        return vec![None];
+    }
+    named.into_iter().map(|name| Some(name.to_owned())).collect()
+}
+
+/// Waits until resources of a kind can be listed, and says what is missing until then.
+async fn reach<K: Group>(client: &Client, namespaces: &[String]) {
+    let api: Api<K> = match scopes(namespaces).into_iter().next().flatten() {
+        Some(namespace) => Api::namespaced(client.clone(), &namespace),
+        None => Api::all(client.clone()),
+    };
+    let mut said = String::new();
+    loop {
+        let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await else {
+            return;
+        };
+        let error = error.to_string();
+        if said != error {
+            tracing::warn!(
+                kind = %K::kind(&()),
+                error,
+                "the resources cannot be listed yet: are the custom resource definitions installed, and may this \
+                 operator read them?"
+            );
+            said = error;
+        }
+        tokio::time::sleep(REACH_INTERVAL).await;
+    }
+}
+
+/// Whether the Prometheus operator's definitions are installed. Asked once: after they were installed the operator
+/// needs a restart.
+async fn has_pod_monitors(client: &Client) -> bool {
+    let resource = pod_monitor_resource();
+    match client
+        .list_api_group_resources(&format!("{}/{}", resource.group, resource.version))
+        .await
+    {
+        Ok(list) => list.resources.iter().any(|found| found.name == resource.plural),
+        Err(_) => false,
+    }
+}
+
+fn start_logging(args: &Args) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&args.log_level)
+        .with_context(|| format!("--log-level `{}` is no filter such as `info`", args.log_level))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match args.log_format {
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => lines.init(),
+    }
+    Ok(())
+}
+
+/// The API server or the definitions may come later than the operator.
+const REACH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The lease ends by itself otherwise.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
