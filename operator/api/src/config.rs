@@ -278,11 +278,11 @@ pub struct KvConfig {
 }
 
 impl KvConfig {
-    const fn default_value_bytes_max() -> u32 {
+    pub(crate) const fn default_value_bytes_max() -> u32 {
         // As etcd's limit of a request.
         3 << 19
     }
-    const fn default_connections_max() -> u32 {
+    pub(crate) const fn default_connections_max() -> u32 {
         10_000
     }
 

@@ -7,6 +7,7 @@
 //! A field of a resource and the field of the [agent's configuration](crate::config) that it becomes have one name.
 
 mod group;
+mod kv;
 mod quantity;
 mod scheduling;
 mod service;
@@ -17,6 +18,7 @@ mod tls;
 mod upgrade;
 
 pub use group::{Durability, GroupSpec, ImagePullPolicy, LocalName, LogFormat, Resources, Timing};
+pub use kv::{KvCluster, KvClusterSpec, KvLimits};
 pub use quantity::Quantity;
 pub use scheduling::{Scheduling, Spread, Toleration, TolerationEffect, TolerationOperator};
 pub use service::{ExternalTrafficPolicy, IpFamily, ServiceSpec, ServiceType};

@@ -30,7 +30,7 @@ pub struct ServiceSpec {
     /// How far the Service reaches.
     #[serde(default, rename = "type")]
     pub type_: ServiceType,
-    /// The port that clients use; without it the service's own (TFTP: 69).
+    /// The port that clients use; without it the service's own (TFTP 69, KV 2390).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,

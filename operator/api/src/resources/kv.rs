@@ -1,0 +1,103 @@
+//! `KvCluster`: a replicated key-value store.
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::group::GroupSpec;
+use super::quantity::{Quantity, bytes_schema};
+use super::status::GroupStatus;
+use crate::config::KvConfig;
+
+/// What a key-value store should be like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "quorate.dev",
+    version = "v1alpha1",
+    kind = "KvCluster",
+    plural = "kvclusters",
+    shortname = "kvc",
+    category = "quorate",
+    namespaced,
+    status = "GroupStatus",
+    derive = "PartialEq",
+    doc = "A key-value store over HTTP that survives its machines: what it acknowledged is on a majority of disks.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Leader", type_ = "string", json_path = ".status.leader.name"),
+    printcolumn(name = "Members", type_ = "string", json_path = ".status.membersReady"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.version"),
+    printcolumn(name = "Route", type_ = "string", json_path = ".status.route", priority = 1),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 40")
+        .message("the name may have at most 40 characters: names of pods and Services begin with it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the name must begin with a letter and have only lowercase letters, digits and '-': it names Services")
+)]
+#[x_kube(validation = Rule::new("!self.service.hostNetwork || self.scheduling.spread == 'Required'")
+    .message("`scheduling.spread` must be 'Required' with `service.hostNetwork`: members on one node would want the same ports"))]
+pub struct KvClusterSpec {
+    /// What all kinds share.
+    #[serde(flatten)]
+    pub group: GroupSpec,
+    /// Bounds of what clients may ask for.
+    #[serde(default)]
+    pub limits: KvLimits,
+}
+
+/// Bounds of a key-value store. Each has the name of the agent's own option.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvLimits {
+    /// The largest value, at most 1536Ki.
+    #[serde(default = "value_bytes_max")]
+    #[schemars(schema_with = "bytes_schema")]
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('1')) >= 0 && \
+            quantity(string(self)).compareTo(quantity('1536Ki')) <= 0")
+        .message("`limits.valueBytesMax` must be from 1 to 1536Ki"))]
+    pub value_bytes_max: Quantity,
+    /// Client connections of each member; further ones wait.
+    #[serde(default = "connections_max")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_max: i32,
+}
+
+impl Default for KvLimits {
+    fn default() -> Self {
+        Self {
+            value_bytes_max: value_bytes_max(),
+            connections_max: connections_max(),
+        }
+    }
+}
+
+fn value_bytes_max() -> Quantity {
+    Quantity("1536Ki".to_owned())
+}
+const fn connections_max() -> i32 {
+    KvConfig::default_connections_max().cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_of_the_resource_are_those_of_the_agent() {
+        let address = "0.0.0.0:2390".parse().unwrap();
+        let agent = KvConfig::at(address, address);
+        let limits: KvLimits = serde_json::from_str("{}").unwrap();
+        assert_eq!(limits, KvLimits::default());
+        assert_eq!(limits.value_bytes_max.bytes(), Some(agent.value_bytes_max.into()));
+        let names = |value: serde_json::Value| -> Vec<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        let mut expected = names(serde_json::to_value(agent).unwrap());
+        expected.retain(|name| name != "listen" && name != "memberListen");
+        assert_eq!(names(serde_json::to_value(limits).unwrap()), expected);
+    }
+}
