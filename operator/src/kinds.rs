@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use k8s_openapi::NamespaceResourceScope;
 use kube::Resource;
 use operator_api::ServiceKind;
-use operator_api::config::{ServiceConfig, TftpConfig};
-use operator_api::resources::{GroupSpec, GroupStatus, Quantity, TftpCluster};
+use operator_api::config::{KvConfig, ServiceConfig, TftpConfig};
+use operator_api::resources::{GroupSpec, GroupStatus, KvCluster, Quantity, TftpCluster};
 use serde::de::DeserializeOwned;
 
 use crate::validate::Invalid;
@@ -49,8 +49,8 @@ pub(crate) struct ClientPort {
     pub service_port: u16,
     /// The members' port.
     pub pod_port: u16,
-    /// Whether every member answers there, or the leader alone.
-    pub on_every_member: bool,
+    /// Where every member answers, whoever leads, if the service has such a port: `-read` leads there.
+    pub member_port: Option<u16>,
 }
 
 impl Group for TftpCluster {
@@ -93,7 +93,51 @@ impl Group for TftpCluster {
                 .port
                 .map_or(Ok(TFTP_PORT), |port| number("service.port", port))?,
             pod_port: Self::SERVICE.client_port(),
-            on_every_member: false,
+            member_port: None,
+        }])
+    }
+}
+
+impl Group for KvCluster {
+    const SERVICE: ServiceKind = ServiceKind::Kv;
+
+    fn group(&self) -> &GroupSpec {
+        &self.spec.group
+    }
+
+    fn status(&self) -> Option<&GroupStatus> {
+        self.status.as_ref()
+    }
+
+    fn service_config(&self, listen: IpAddr) -> Result<ServiceConfig, Invalid> {
+        let limits = &self.spec.limits;
+        let value_bytes_max = bytes("limits.valueBytesMax", &limits.value_bytes_max)?;
+        let config = KvConfig {
+            listen: SocketAddr::new(listen, Self::SERVICE.client_port()),
+            member_listen: SocketAddr::new(listen, KV_MEMBER_PORT),
+            value_bytes_max: u32::try_from(value_bytes_max).map_err(|_| Invalid::NotBytes {
+                field: "limits.valueBytesMax",
+                value: limits.value_bytes_max.0.clone(),
+            })?,
+            connections_max: number("limits.connectionsMax", limits.connections_max)?,
+        };
+        config.validate().map_err(Invalid::Service)?;
+        Ok(ServiceConfig::Kv(config))
+    }
+
+    fn ports(&self) -> Result<Vec<ClientPort>, Invalid> {
+        let port = Self::SERVICE.client_port();
+        Ok(vec![ClientPort {
+            name: "kv",
+            protocol: "TCP",
+            service_port: self
+                .spec
+                .group
+                .service
+                .port
+                .map_or(Ok(port), |port| number("service.port", port))?,
+            pod_port: port,
+            member_port: Some(KV_MEMBER_PORT),
         }])
     }
 }
@@ -113,6 +157,9 @@ fn bytes(field: &'static str, amount: &Quantity) -> Result<u64, Invalid> {
         value: amount.0.clone(),
     })
 }
+
+/// Beside the leader's port.
+const KV_MEMBER_PORT: u16 = ServiceKind::Kv.client_port() + 1;
 
 /// RFC 1350 §4.
 const TFTP_PORT: u16 = 69;

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::events::{Recorder, Reporter};
-use operator_api::resources::TftpCluster;
+use operator_api::resources::{KvCluster, TftpCluster};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
@@ -115,6 +115,7 @@ async fn operate(args: &Args, metrics: Metrics) -> anyhow::Result<ExitCode> {
         .clone()
         .unwrap_or_else(|| client.default_namespace().to_owned());
     reach::<TftpCluster>(&client, &args.namespaces).await;
+    reach::<KvCluster>(&client, &args.namespaces).await;
     metrics.set_ready();
     let identity = args
         .pod_name
@@ -140,7 +141,8 @@ async fn operate(args: &Args, metrics: Metrics) -> anyhow::Result<ExitCode> {
     };
     let mut controllers = JoinSet::new();
     for scope in scopes(&args.namespaces) {
-        controllers.spawn(controller::run::<TftpCluster>(shared.clone(), scope));
+        controllers.spawn(controller::run::<TftpCluster>(shared.clone(), scope.clone()));
+        controllers.spawn(controller::run::<KvCluster>(shared.clone(), scope));
     }
     let mut terminate = signal(SignalKind::terminate()).context("listening to signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening to signals")?;

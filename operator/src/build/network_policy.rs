@@ -26,12 +26,15 @@ pub(super) fn network_policy(service: &Validated) -> NetworkPolicy {
     };
     // Reading is open to all, and changes need the token: kubelets, Prometheus, the operator, people.
     let mut open = vec![port(ADMIN_PORT, "TCP")];
-    open.extend(
-        service
-            .ports
-            .iter()
-            .map(|client| port(client.pod_port, client.protocol)),
-    );
+    for client in &service.ports {
+        let ports = [Some(client.pod_port), client.member_port];
+        open.extend(
+            ports
+                .into_iter()
+                .flatten()
+                .map(|number| port(number, client.protocol)),
+        );
+    }
     NetworkPolicy {
         metadata: metadata(service, service.name.clone()),
         spec: Some(NetworkPolicySpec {

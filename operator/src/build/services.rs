@@ -56,12 +56,13 @@ pub(super) fn leader(service: &Validated) -> Service {
 /// All ready members, for clients that may ask any of them, and for people.
 pub(super) fn every_member(service: &Validated) -> Service {
     let mut ports = vec![tcp("admin", ADMIN_PORT)];
-    let open = service.ports.iter().filter(|port| port.on_every_member);
-    ports.extend(open.map(|port| ServicePort {
+    let open = service.ports.iter();
+    let open = open.filter_map(|port| Some((port, port.member_port?)));
+    ports.extend(open.map(|(port, member_port)| ServicePort {
         name: Some(port.name.to_owned()),
         port: port.service_port.into(),
         protocol: Some(port.protocol.to_owned()),
-        target_port: Some(IntOrString::Int(port.pod_port.into())),
+        target_port: Some(IntOrString::Int(member_port.into())),
         ..ServicePort::default()
     }));
     Service {

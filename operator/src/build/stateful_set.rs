@@ -171,10 +171,14 @@ fn container(service: &Validated) -> Container {
         protocol: Some(protocol.to_owned()),
         ..ContainerPort::default()
     };
-    let clients = service
-        .ports
-        .iter()
-        .map(|client| port(client.name, client.pod_port, client.protocol));
+    let clients = service.ports.iter().flat_map(|client| {
+        let member = client
+            .member_port
+            .map(|number| port(&format!("{}-member", client.name), number, client.protocol));
+        [port(client.name, client.pod_port, client.protocol)]
+            .into_iter()
+            .chain(member)
+    });
     Container {
         name: "agent".to_owned(),
         image: Some(shape.image.clone()),

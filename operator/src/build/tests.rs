@@ -1,5 +1,5 @@
 use expect_test::expect_file;
-use operator_api::resources::TftpCluster;
+use operator_api::resources::{KvCluster, TftpCluster};
 
 use super::*;
 use crate::validate::{IpFamily, Settings, validate};
@@ -188,4 +188,38 @@ fn slices_take_the_address_of_their_own_family() {
     let slice = leader_slice(&service, IpFamily::V6, Some(&single));
     assert!(slice.endpoints.is_empty());
     assert!(is_slice_right(&slice, &service, IpFamily::V6, &single));
+}
+
+#[test]
+fn members_of_a_key_value_store_have_a_port_beside_the_leaders() {
+    let resource: KvCluster = serde_json::from_value(serde_json::json!({
+        "apiVersion": "quorate.dev/v1alpha1",
+        "kind": "KvCluster",
+        "metadata": {"name": "settings", "namespace": "racks", "uid": "11111111-1111", "generation": 1},
+        "spec": {"limits": {"valueBytesMax": "64Ki", "connectionsMax": 7}},
+    }))
+    .unwrap();
+    let service = validate(&resource, &settings()).unwrap();
+    let operator_api::config::ServiceConfig::Kv(kv) = &service.agent.service else {
+        panic!("{:?}", service.agent.service);
+    };
+    assert_eq!((kv.value_bytes_max, kv.connections_max), (65_536, 7));
+    assert_eq!((kv.listen.port(), kv.member_listen.port()), (2390, 2391));
+    let children = children(&service, around(3));
+    let leads_to = |name: &str, port: &str| {
+        let object = children
+            .iter()
+            .find(|child| child.api.kind == "Service" && child.name == name)
+            .unwrap();
+        let ports = object.body["spec"]["ports"].as_array().unwrap();
+        let port = ports.iter().find(|found| found["name"] == port).unwrap();
+        (port["port"].clone(), port["targetPort"].clone())
+    };
+    assert_eq!(leads_to("settings", "kv"), (2390.into(), 2390.into()));
+    assert_eq!(leads_to("settings-read", "kv"), (2390.into(), 2391.into()));
+    let pod = child(&children, "StatefulSet", "settings");
+    let ports = pod["spec"]["template"]["spec"]["containers"][0]["ports"].to_string();
+    assert!(ports.contains("2390") && ports.contains("2391"), "{ports}");
+    let policy = child(&children, "NetworkPolicy", "settings").to_string();
+    assert!(policy.contains("2390") && policy.contains("2391"), "{policy}");
 }
