@@ -1,7 +1,7 @@
 //! What is watched, and the round through a resource: the only place that orders the steps.
 
 mod round;
-mod watch;
+mod watches;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use futures::StreamExt;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::events::Recorder;
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::apply::Apply;
@@ -42,6 +43,8 @@ struct Context {
     shared: Shared,
     stores: Stores,
     memories: Arc<Memories>,
+    /// Whether everything that exists has been seen once: what was not seen yet looks as if it did not exist.
+    is_filled: watch::Receiver<bool>,
 }
 
 /// Looks after all resources of a kind, in one namespace or in all, until the process ends.
@@ -52,15 +55,26 @@ pub(crate) async fn run<K: Group>(shared: Shared, namespace: Option<String>) {
     };
     let memories = Arc::new(Memories::default());
     let metrics = shared.metrics.clone();
-    let (resources, trigger) = watch::resources(api);
-    let scope = watch::Scope::of::<K>(shared.client.clone(), namespace, Arc::clone(&memories));
+    let (resources, trigger) = watches::resources(api);
+    let scope = watches::Scope::of::<K>(shared.client.clone(), namespace, Arc::clone(&memories));
     let (stores, controller) = scope.attach(
         Controller::for_stream(trigger, resources.clone())
             .with_config(Config::default().concurrency(ROUNDS_AT_ONCE_MAX)),
     );
+    let (filled, is_filled) = watch::channel(false);
+    let first_look = {
+        let stores = stores.clone();
+        async move {
+            // Here alone: of several that wait for a store at the same time, some are not woken (kube 5.0).
+            stores.filled().await;
+            filled.send_replace(true);
+            std::future::pending::<()>().await;
+        }
+    };
     let context = Arc::new(Context {
         shared,
         stores,
+        is_filled,
         memories: Arc::clone(&memories),
     });
     let rounds = controller
@@ -86,6 +100,7 @@ pub(crate) async fn run<K: Group>(shared: Shared, namespace: Option<String>) {
     tokio::select! {
         () = rounds => {}
         () = tidy => {}
+        () = first_look => {}
     }
 }
 
@@ -99,7 +114,13 @@ struct RoundFailed {
 }
 
 async fn reconcile<K: Group>(resource: Arc<K>, context: Arc<Context>) -> Result<Action, RoundFailed> {
-    context.stores.filled().await;
+    // The sender lives as long as the controller.
+    context
+        .is_filled
+        .clone()
+        .wait_for(|is_filled| *is_filled)
+        .await
+        .ok();
     let uid = resource.uid().unwrap_or_default();
     if resource.meta().deletion_timestamp.is_some() {
         // Its objects go with it.

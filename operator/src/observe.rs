@@ -29,7 +29,7 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Waits until everything that exists has been seen once: what was not seen yet looks as if it did not exist.
+    /// Waits until everything that exists has been seen once. One task alone may wait.
     pub(crate) async fn filled(&self) {
         // A writer that is gone ends the controller, and with it this wait.
         self.pods.wait_until_ready().await.ok();

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::runtime::events::{Recorder, Reporter};
 use operator_api::resources::{KvCluster, TftpCluster};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing_subscriber::EnvFilter;
 
 use crate::build::pod_monitor_resource;
@@ -83,30 +83,50 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let mut terminate = signal(SignalKind::terminate()).context("listening to signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening to signals")?;
-    let metrics = Metrics::new()?;
-    let mut port = JoinSet::new();
-    port.spawn(metrics::serve(args.listen, metrics.clone()));
     let asked = async {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         }
     };
-    tokio::select! {
-        reason = asked => {
-            tracing::info!(reason, "asked to stop before the API server was reached");
-            Ok(ExitCode::SUCCESS)
+    tokio::pin!(asked);
+    let metrics = Metrics::new()?;
+    let mut port = JoinSet::new();
+    port.spawn(metrics::serve(args.listen, metrics.clone()));
+    let (shared, mut candidate) = tokio::select! {
+        reason = &mut asked => {
+            tracing::info!(reason, "asked to stop while another operator works, or none can");
+            return Ok(ExitCode::SUCCESS);
         }
-        ended = port.join_next() => match ended {
-            Some(Ok(Err(error))) => Err(error),
-            _ => bail!("the port for metrics and probes ended"),
-        },
-        code = operate(&args, metrics) => code,
+        ended = port.join_next() => return Err(port_ended(ended)),
+        ready = stand_by(&args, metrics) => ready?,
+    };
+    let mut controllers = JoinSet::new();
+    for scope in scopes(&args.namespaces) {
+        controllers.spawn(controller::run::<TftpCluster>(shared.clone(), scope.clone()));
+        controllers.spawn(controller::run::<KvCluster>(shared.clone(), scope));
+    }
+    tokio::select! {
+        reason = &mut asked => {
+            tracing::info!(reason, "asked to stop");
+            Ok(end(controllers, candidate).await)
+        }
+        // Another one may work by now: this one must not do anything more.
+        () = candidate.keep() => Ok(ExitCode::FAILURE),
+        ended = port.join_next() => Err(port_ended(ended)),
+        _ = controllers.join_next() => bail!("a controller ended"),
     }
 }
 
-/// From the first contact with the API server to the end of the lease.
-async fn operate(args: &Args, metrics: Metrics) -> anyhow::Result<ExitCode> {
+fn port_ended(ended: Option<Result<anyhow::Result<()>, JoinError>>) -> anyhow::Error {
+    match ended {
+        Some(Ok(Err(error))) => error,
+        _ => anyhow!("the port for metrics and probes ended"),
+    }
+}
+
+/// From the first contact with the API server until this operator holds the lease.
+async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Candidate)> {
     let client = Client::try_default()
         .await
         .context("reading the credentials for the API server (in a pod, or KUBECONFIG)")?;
@@ -139,25 +159,11 @@ async fn operate(args: &Args, metrics: Metrics) -> anyhow::Result<ExitCode> {
         metrics,
         client,
     };
-    let mut controllers = JoinSet::new();
-    for scope in scopes(&args.namespaces) {
-        controllers.spawn(controller::run::<TftpCluster>(shared.clone(), scope.clone()));
-        controllers.spawn(controller::run::<KvCluster>(shared.clone(), scope));
-    }
-    let mut terminate = signal(SignalKind::terminate()).context("listening to signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening to signals")?;
-    tokio::select! {
-        // Another one may work by now: this one must not do anything more.
-        () = candidate.keep() => Ok(ExitCode::FAILURE),
-        _ = controllers.join_next() => bail!("a controller ended"),
-        _ = terminate.recv() => end(controllers, candidate).await,
-        _ = interrupt.recv() => end(controllers, candidate).await,
-    }
+    Ok((shared, candidate))
 }
 
 /// Stops working, then lets another operator work at once.
-async fn end(mut controllers: JoinSet<()>, mut candidate: Candidate) -> anyhow::Result<ExitCode> {
-    tracing::info!("asked to stop");
+async fn end(mut controllers: JoinSet<()>, mut candidate: Candidate) -> ExitCode {
     controllers.shutdown().await;
     if tokio::time::timeout(RELEASE_TIMEOUT, candidate.release())
         .await
@@ -165,7 +171,7 @@ async fn end(mut controllers: JoinSet<()>, mut candidate: Candidate) -> anyhow::
     {
         tracing::warn!("the lease was not given back in time");
     }
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 /// One scope for each namespace, or one for all.
