@@ -4,6 +4,12 @@
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/quorate/target}
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-auto}
 
+# The programs that are tested, linked so that they need no file beside them: these very files also go into images.
+build_release() {
+    cargo rustc --locked --release -p node-agent --bin quorate-agent -- -C target-feature=+crt-static
+    cargo rustc --locked --release -p operator --bin quorate-operator -- -C target-feature=+crt-static
+}
+
 section_name=
 section_started=0
 

@@ -3,8 +3,8 @@
 #
 #   e2e/cluster.d/image.sh NAME:TAG OUT.tar ENTRYPOINT [--libraries] FILE=/DESTINATION... [LINK->/DESTINATION...]
 #
-# Prints the image's id. The same files make the same id. `--libraries` adds the shared libraries that the files after it
-# need. The format is what `docker save` writes, and what `docker load` and `ctr images import` read:
+# Prints NAME:TAG, in which {id} stands for what the image holds: the same files make the same name. `--libraries` adds the
+# shared libraries that the files after it need. The format is what `docker save` writes, and what `docker load` and `ctr images import` read:
 #
 #   manifest.json -> config.json, layer.tar
 set -euo pipefail
@@ -51,8 +51,9 @@ case $(uname -m) in
 esac
 printf '{"architecture":"%s","os":"linux","config":{"Entrypoint":["%s"],"Env":["PATH=/bin"],"User":"65532:65532"},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
     "$architecture" "$entrypoint" "$layer" >"$place/config.json"
+reference=${reference//'{id}'/$(sha256sum "$place/config.json" | cut -c 1-12)}
 printf '[{"Config":"config.json","RepoTags":["%s"],"Layers":["layer.tar"]}]' "$reference" >"$place/manifest.json"
 mkdir -p "$(dirname "$out")"
 tar -C "$place" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$out.new" manifest.json config.json layer.tar
 mv "$out.new" "$out"
-sha256sum "$place/config.json" | cut -d ' ' -f 1
+echo "$reference"

