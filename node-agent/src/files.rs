@@ -325,19 +325,33 @@ fn own_name(file: &Path) -> anyhow::Result<String> {
 }
 
 fn render(files: &[FileInfo]) -> String {
+    let row = |file: &FileInfo| {
+        let digest: String = file.sha256.chars().take(DIGEST_CHARS).collect();
+        [
+            file.path.clone(),
+            file.size.to_string(),
+            file.version.to_string(),
+            digest,
+        ]
+    };
+    if files.iter().all(|file| file.source.is_none()) {
+        let rows: Vec<_> = files.iter().map(row).collect();
+        return table::render(["NAME", "BYTES", "VERSION", "SHA256"], &rows);
+    }
     let rows: Vec<_> = files
         .iter()
         .map(|file| {
-            let digest: String = file.sha256.chars().take(DIGEST_CHARS).collect();
+            let [path, size, version, digest] = row(file);
             [
-                file.path.clone(),
-                file.size.to_string(),
-                file.version.to_string(),
+                path,
+                size,
+                version,
                 digest,
+                file.source.clone().unwrap_or_default(),
             ]
         })
         .collect();
-    table::render(["NAME", "BYTES", "VERSION", "SHA256"], &rows)
+    table::render(["NAME", "BYTES", "VERSION", "SHA256", "SOURCE"], &rows)
 }
 
 /// Enough to keep the group's commits full, few enough to leave a member's disk to its clients.

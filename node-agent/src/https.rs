@@ -17,7 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 /// A client that keeps its connections.
 pub(crate) type HttpsClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
-/// A client that trusts the authorities of a PEM file. Requests share one connection where the server speaks HTTP/2,
+/// A client that trusts these authorities. Requests share one connection where the server speaks HTTP/2,
 /// and a connection that died is noticed within [`PING_EVERY`] and [`PING_TIMEOUT`], also when nothing is sent.
 pub(crate) fn client(roots: RootCertStore) -> anyhow::Result<HttpsClient> {
     let provider = rustls::crypto::ring::default_provider();
@@ -57,6 +57,14 @@ pub(crate) fn roots(file: &Path) -> anyhow::Result<RootCertStore> {
     }
     ensure!(!roots.is_empty(), "{} holds no certificate", file.display());
     Ok(roots)
+}
+
+/// The authorities that the system trusts; none where it has no such list, and then no HTTPS server is trusted.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    // What cannot be read there is the system's affair: other certificates do as well.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
 }
 
 /// How long opening a connection may take.

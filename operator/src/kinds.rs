@@ -77,6 +77,7 @@ impl Group for TftpCluster {
             cache_bytes_max: bytes("limits.cacheBytesMax", &limits.cache_bytes_max)?,
             content_bytes_max: bytes("limits.contentBytesMax", &limits.content_bytes_max)?,
             files_max: number("limits.filesMax", limits.files_max)?,
+            sources: Vec::new(),
         };
         config.validate().map_err(Invalid::Service)?;
         Ok(ServiceConfig::Tftp(config))

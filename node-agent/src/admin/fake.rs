@@ -94,6 +94,7 @@ pub(crate) fn info(path: &str, size: u64) -> FileInfo {
         size,
         sha256: "ab".repeat(32),
         version: 5,
+        source: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The TFTP service in the agent's terms: its options, its files behind `/v1/files`, its part of the status.
 
+mod sources;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use tftp::transfer::Limits;
 use tftp::{Metrics, Options, Tftp};
 
 use super::{Started, serve, start_node};
+use sources::Sources;
+
 use crate::admin::files::{ByteStream, FileError, FileStore};
 
 /// Rows of the table of running transfers on the status page.
@@ -73,9 +77,16 @@ pub(super) async fn start(
         metrics: metrics.clone(),
     };
     let (shown, lacking) = (replica.clone(), files.clone());
+    let sources = Sources::new(&tftp.sources, &files, &replica, registry)?;
+    let served = serve::<Tftp>(options, replica.clone(), until);
     Ok(Started {
         node,
-        serving: serve::<Tftp>(options, replica.clone(), until),
+        serving: Box::pin(async {
+            tokio::select! {
+                ended = served => ended,
+                never = sources.run() => match never {},
+            }
+        }),
         client_address: client_address.to_string(),
         detail: Arc::new(move || tftp::server::transfers(&shown, &metrics, TRANSFERS_SHOWN_MAX)),
         lacks: Arc::new(move || lacks(&lacking)),
@@ -95,12 +106,13 @@ struct Adapter {
     replica: Replica<TftpState>,
 }
 
-fn info(path: &FilePath, version: &FileVersion) -> FileInfo {
+fn info(path: &FilePath, version: &FileVersion, source: Option<&str>) -> FileInfo {
     FileInfo {
         path: path.as_str().to_owned(),
         size: version.size,
         sha256: version.content.to_string(),
         version: version.version,
+        source: source.map(str::to_owned),
     }
 }
 
@@ -126,7 +138,10 @@ fn whole(error: impl std::error::Error + Send + Sync + 'static) -> String {
 fn not_put(error: PutError) -> FileError {
     match error {
         PutError::Propose(error) => not_ordered(error),
-        PutError::Receive(_) | PutError::SizeDiffers { .. } => FileError::BodyBroken(whole(error)),
+        PutError::Receive(_)
+        | PutError::SizeDiffers { .. }
+        | PutError::HashDiffers { .. }
+        | PutError::OfAnother => FileError::BodyBroken(whole(error)),
         PutError::TooLarge { .. } | PutError::TooManyFiles { .. } => FileError::Full(whole(error)),
         PutError::Store(tftp::content::ContentError::DiskFull { .. }) => FileError::Full(whole(error)),
         PutError::Store(_) | PutError::NoQuorum { .. } => FileError::Unavailable(whole(error)),
@@ -138,9 +153,12 @@ impl FileStore for Adapter {
         Box::pin(async {
             // Linearizable where it can be, so that what was just put is listed; any member's own view otherwise
             // would surprise, so a follower sends the request on.
-            let listed = self
-                .replica
-                .read(|state| state.files().map(|(path, version)| info(path, version)).collect());
+            let listed = self.replica.read(|state| {
+                let files = state.files();
+                files
+                    .map(|(path, version)| info(path, version, state.origin(path)))
+                    .collect()
+            });
             listed.await.map_err(|error| match error {
                 replication::ReadError::NotLeader { leader } => FileError::NotLeader { leader },
                 replication::ReadError::Stopping => FileError::Stopping,
@@ -161,7 +179,7 @@ impl FileStore for Adapter {
                 .put(path.clone(), body, length)
                 .await
                 .map_err(not_put)?;
-            Ok(info(&path, &version))
+            Ok(info(&path, &version, None))
         })
     }
 
@@ -173,7 +191,8 @@ impl FileStore for Adapter {
                 GetError::Fetch(_) => FileError::Unavailable(whole(error)),
             })?;
             let bytes: ByteStream = bytes.map(|piece| piece.map_err(io::Error::other)).boxed();
-            Ok((info(&path, &version), bytes))
+            let source = self.replica.local(|state| state.origin(&path).map(str::to_owned));
+            Ok((info(&path, &version, source.as_deref()), bytes))
         })
     }
 

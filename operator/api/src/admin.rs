@@ -169,4 +169,7 @@ pub struct FileInfo {
     pub sha256: String,
     /// The log index of its last change.
     pub version: u64,
+    /// The source that it came from; none when somebody put it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }

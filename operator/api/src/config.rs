@@ -1,6 +1,7 @@
 //! The agent's configuration: what the operator or the `local` command writes and `quorate-agent run` reads (JSON).
 
 mod kubernetes;
+mod sources;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use kubernetes::{KubernetesConfig, VARIABLES};
+pub use sources::FileSource;
 
 /// The services Quorate runs. One group (one custom resource) runs one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -186,6 +188,9 @@ pub struct TftpConfig {
     /// Files that the group may hold.
     #[serde(default = "TftpConfig::default_files_max")]
     pub files_max: u32,
+    /// What the leader takes files from by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<FileSource>,
 }
 
 impl TftpConfig {
@@ -235,6 +240,7 @@ impl TftpConfig {
             cache_bytes_max: Self::default_cache_bytes_max(),
             content_bytes_max: Self::default_content_bytes_max(),
             files_max: Self::default_files_max(),
+            sources: Vec::new(),
         }
     }
 
@@ -257,7 +263,7 @@ impl TftpConfig {
                 self.block_size_max
             ));
         }
-        Ok(())
+        sources::validate(&self.sources)
     }
 }
 

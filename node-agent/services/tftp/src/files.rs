@@ -5,12 +5,14 @@
 //! entry that names them. So whoever can be elected can also find the bytes, and an acknowledged file survives the
 //! loss of any minority. Members outside that quorum fetch what they lack when they apply the entry.
 
+mod error;
 mod group;
 mod import;
 mod keeper;
 mod lag;
 mod peer;
 mod pins;
+mod sourced;
 #[cfg(test)]
 mod tests;
 
@@ -29,6 +31,7 @@ use crate::content::{BlobWriter, ContentError, ContentStore, Sealed};
 use crate::path::FilePath;
 use crate::state::{Command, ContentHash, FileVersion, NewFile, Outcome, TftpState};
 
+pub use error::{GetError, PutError, RemoveError};
 pub use group::Group;
 pub use import::{IMPORT_FILES_MAX, Import, ImportError, ImportedFile, Skipped, import};
 pub use peer::FetchError;
@@ -81,74 +84,6 @@ struct Inner<G> {
     lost: Notify,
 }
 
-/// Why a file was not put.
-#[derive(Debug, thiserror::Error)]
-pub enum PutError {
-    /// The sender's stream broke off.
-    #[error("file was not received: {0}")]
-    Receive(String),
-    /// The sender promised another length.
-    #[error("{received} bytes were received, {declared} were declared")]
-    SizeDiffers {
-        /// What was promised.
-        declared: u64,
-        /// What came.
-        received: u64,
-    },
-    /// It does not fit beside what is stored.
-    #[error(
-        "file is too large: of {content_bytes_max} bytes for all content, {free} are free; remove files or raise contentBytesMax"
-    )]
-    TooLarge {
-        /// The limit for all content.
-        content_bytes_max: u64,
-        /// What is left of it.
-        free: u64,
-    },
-    /// The group holds as many files as it may.
-    #[error("the group holds {files_max} files already; remove some or raise filesMax")]
-    TooManyFiles {
-        /// The limit.
-        files_max: u32,
-    },
-    /// This member's disk refused.
-    #[error("content could not be stored")]
-    Store(#[source] ContentError),
-    /// Too few members could store the bytes in time. Nothing was changed.
-    #[error("only members {holders:?} hold the content, which is no majority: {failures}")]
-    NoQuorum {
-        /// Who holds it.
-        holders: BTreeSet<NodeId>,
-        /// What the others answered.
-        failures: String,
-    },
-    /// This member does not lead, or the log did not take the entry. [`ProposeError::OutcomeUnknown`] is not failure.
-    #[error("file could not be entered into the log")]
-    Propose(#[source] ProposeError),
-}
-
-/// Why a file was not removed.
-#[derive(Debug, thiserror::Error)]
-pub enum RemoveError {
-    /// There is no such file.
-    #[error("there is no file {0}")]
-    NotFound(FilePath),
-    /// As [`PutError::Propose`].
-    #[error("removal could not be entered into the log")]
-    Propose(#[source] ProposeError),
-}
-
-/// Why a file cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum GetError {
-    /// This member knows no such file.
-    #[error("there is no file {0}")]
-    NotFound(FilePath),
-    /// Its bytes are not here and nobody sends them.
-    #[error("content of the file could not be fetched")]
-    Fetch(#[source] FetchError),
-}
-
 /// Content that must stay on this member's disk, as long as this lives.
 struct Pin<G: Group> {
     inner: Arc<Inner<G>>,
@@ -199,6 +134,21 @@ impl<G: Group> FilesOf<G> {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        self.put_checked(path, bytes, declared, None).await
+    }
+
+    /// [`FilesOf::put`]; for a source, with its name and the content that it promises.
+    async fn put_checked<S, E>(
+        &self,
+        path: FilePath,
+        bytes: S,
+        declared: Option<u64>,
+        from: Option<(&str, ContentHash)>,
+    ) -> Result<FileVersion, PutError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
         let _turn = self
             .inner
             .puts
@@ -207,6 +157,12 @@ impl<G: Group> FilesOf<G> {
             .map_err(|_| PutError::Propose(ProposeError::Stopping))?;
         self.check_leads()?;
         let sealed = self.receive(&path, bytes, declared).await?;
+        if let Some((_, expected)) = from
+            && sealed.hash() != expected
+        {
+            let found = sealed.hash();
+            return Err(PutError::HashDiffers { expected, found });
+        }
         // Pinned before it gets its name: from then on a collection of idle content could find it.
         let _pin = self.pin(sealed.hash());
         let (content, size) = sealed.commit().await.map_err(PutError::Store)?;
@@ -215,11 +171,19 @@ impl<G: Group> FilesOf<G> {
             files_max,
             content_bytes_max,
         } = self.inner.limits;
-        let files = vec![NewFile { path, content, size }];
-        let command = Command::Put {
-            files,
-            files_max,
-            content_bytes_max,
+        let file = NewFile { path, content, size };
+        let command = match from {
+            None => Command::Put {
+                files: vec![file],
+                files_max,
+                content_bytes_max,
+            },
+            Some((source, _)) => Command::PutFrom {
+                source: source.to_owned(),
+                file,
+                files_max,
+                content_bytes_max,
+            },
         };
         match self
             .inner
@@ -238,6 +202,7 @@ impl<G: Group> FilesOf<G> {
                 modified_unix_ms,
             }),
             Outcome::TooManyFiles => Err(PutError::TooManyFiles { files_max }),
+            Outcome::OfAnother => Err(PutError::OfAnother),
             _ => Err(self.too_large()),
         }
     }

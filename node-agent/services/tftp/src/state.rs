@@ -4,7 +4,9 @@
 //! bytes on each member's disk. Content is *referenced* while a file or a live session names it, so that a session
 //! keeps its version when its file is replaced or removed; content that is not referenced may be deleted anywhere.
 
+mod command;
 mod hash;
+mod origin;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -15,100 +17,17 @@ use std::net::IpAddr;
 use replication::{LogTime, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
+pub use command::{Command, NewFile, Outcome};
 pub use hash::{ContentHash, ParseHashError};
 pub use session::{NewSession, SessionId, SessionKey, SessionRecord, TransferMode};
 
 use crate::path::FilePath;
+use origin::Origins;
 
-/// The first byte of a snapshot.
+/// The first byte of a snapshot in which no file came from a source.
 const SNAPSHOT_VERSION: u8 = 1;
-
-/// One log entry. A stored format: variants and fields are only appended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
-    /// Creates or replaces files: all of them, or none. A quorum must hold their content already.
-    Put {
-        /// The files; of two with the same path the last one counts.
-        files: Vec<NewFile>,
-        /// Files that the group may hold.
-        files_max: u32,
-        /// Bytes that all content may take.
-        content_bytes_max: u64,
-    },
-    /// Removes a file.
-    Remove {
-        /// Its path.
-        path: FilePath,
-    },
-    /// Opens a session, in the place of an older one between the same two ends: the client has started again.
-    Open {
-        /// What it fixes.
-        session: NewSession,
-        /// Sessions that may run in all.
-        sessions_max: u32,
-        /// Sessions that may run for one client address.
-        sessions_per_client_max: u32,
-    },
-    /// Records how far clients have come. Positions only grow; sessions that are gone are skipped.
-    Checkpoint {
-        /// Each session's last acknowledged block, counted without rolling over.
-        positions: Vec<(SessionId, u64)>,
-    },
-    /// Ends sessions. Those that are gone are skipped.
-    Close {
-        /// Their ids.
-        sessions: Vec<SessionId>,
-    },
-}
-
-/// A file to be put.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NewFile {
-    /// Its path.
-    pub path: FilePath,
-    /// Its content.
-    pub content: ContentHash,
-    /// The content's length in bytes.
-    pub size: u64,
-}
-
-/// What came of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The files are in place.
-    Put {
-        /// Their version.
-        version: u64,
-        /// When, in milliseconds since the Unix epoch.
-        modified_unix_ms: u64,
-    },
-    /// Nothing was put: there would be too many files.
-    TooManyFiles,
-    /// Nothing was put: the content would not fit.
-    ContentTooLarge {
-        /// Bytes that all content would take.
-        bytes: u64,
-    },
-    /// The file is removed.
-    Removed,
-    /// There is no such file.
-    NotFound,
-    /// The session runs.
-    Opened {
-        /// Its id.
-        id: SessionId,
-    },
-    /// No session: too many run.
-    TooManySessions,
-    /// No session: too many run for this client.
-    TooManySessionsOfClient,
-    /// No session: its content is no longer referenced, because the file was replaced or removed meanwhile.
-    FileGone,
-    /// Positions are recorded.
-    Checkpointed,
-    /// The sessions are ended.
-    Closed,
-}
+/// The same, when the files' sources follow.
+const SNAPSHOT_VERSION_SOURCED: u8 = 2;
 
 /// A file as it is now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,7 +47,8 @@ pub struct FileVersion {
 pub struct TftpState {
     files: BTreeMap<FilePath, FileVersion>,
     sessions: BTreeMap<SessionId, SessionRecord>,
-    /// Derived from the two above, as are the counts below.
+    origins: Origins,
+    /// Derived from the first two, as are the counts below.
     contents: BTreeMap<ContentHash, Content>,
     content_bytes: u64,
     content_changed: u64,
@@ -260,6 +180,7 @@ impl TftpState {
                 version: at.index,
                 modified_unix_ms: at.unix_ms,
             };
+            self.origins.forget(&path);
             if let Some(old) = self.files.insert(path, version) {
                 self.release(at.index, &old.content, Holder::File);
             }
@@ -274,6 +195,7 @@ impl TftpState {
         let Some(old) = self.files.remove(path) else {
             return Outcome::NotFound;
         };
+        self.origins.forget(path);
         self.release(at.index, &old.content, Holder::File);
         Outcome::Removed
     }
@@ -421,6 +343,13 @@ impl State for TftpState {
                 }
                 Outcome::Closed
             }
+            Command::PutFrom {
+                source,
+                file,
+                files_max,
+                content_bytes_max,
+            } => self.put_from(at, source, file, files_max, content_bytes_max),
+            Command::RemoveFrom { source, path } => self.remove_from(at, &source, &path),
         }
     }
 
@@ -435,24 +364,32 @@ impl State for TftpState {
                 .collect(),
             sessions: self.sessions.values().cloned().collect(),
         };
-        postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION])
-            .expect("a vector takes any bytes, and every length is known")
+        let origins = self.origins.snapshot();
+        let version = match origins {
+            None => SNAPSHOT_VERSION,
+            Some(_) => SNAPSHOT_VERSION_SOURCED,
+        };
+        let mut bytes = postcard::to_extend(&snapshot, vec![version])
+            .expect("a vector takes any bytes, and every length is known");
+        bytes.extend(origins.unwrap_or_default());
+        bytes
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
         let unreadable = |reason: String| RestoreError { reason };
-        let body = match bytes.split_first() {
-            Some((&SNAPSHOT_VERSION, body)) => body,
+        let (sourced, body) = match bytes.split_first() {
+            Some((&SNAPSHOT_VERSION, body)) => (false, body),
+            Some((&SNAPSHOT_VERSION_SOURCED, body)) => (true, body),
             Some((version, _)) => {
                 return Err(unreadable(format!(
-                    "TFTP state has version {version}, this program reads {SNAPSHOT_VERSION}"
+                    "TFTP state has version {version}, this program reads up to {SNAPSHOT_VERSION_SOURCED}"
                 )));
             }
             None => return Err(unreadable("TFTP state is empty".to_owned())),
         };
         let (snapshot, rest) = postcard::take_from_bytes::<Snapshot>(body)
             .map_err(|error| unreadable(format!("TFTP state does not decode: {error}")))?;
-        if !rest.is_empty() {
+        if !sourced && !rest.is_empty() {
             return Err(unreadable(format!("{} bytes follow the TFTP state", rest.len())));
         }
         let sizes: BTreeMap<_, _> = snapshot.contents.iter().copied().collect();
@@ -478,6 +415,9 @@ impl State for TftpState {
             state.admit(record);
         }
         state.content_changed = snapshot.content_changed;
+        if sourced {
+            state.origins = Origins::restore(rest)?;
+        }
         Ok(state)
     }
 }

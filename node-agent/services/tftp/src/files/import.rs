@@ -135,6 +135,10 @@ impl Walk<'_> {
             .file_name()
             .and_then(|name| name.to_str())
             .ok_or("its name is not UTF-8")?;
+        if segment.starts_with("..") {
+            // The kubelet keeps what it mounts in `..2026_11_21_…`, behind a link `..data`, and links to it from beside.
+            return Ok(None);
+        }
         if segment.contains('\\') {
             return Err("its name holds a backslash, which clients use as a slash".to_owned());
         }

@@ -48,6 +48,26 @@ fn remove(name: &str) -> Command {
     Command::Remove { path: path(name) }
 }
 
+fn put_from(source: &str, name: &str, byte: u8, size: u64) -> Command {
+    Command::PutFrom {
+        source: source.to_owned(),
+        file: NewFile {
+            path: path(name),
+            content: hash(byte),
+            size,
+        },
+        files_max: 100,
+        content_bytes_max: 1 << 20,
+    }
+}
+
+fn remove_from(source: &str, name: &str) -> Command {
+    Command::RemoveFrom {
+        source: source.to_owned(),
+        path: path(name),
+    }
+}
+
 fn session(peer: &str, byte: u8, mode: TransferMode) -> NewSession {
     let local: SocketAddr = "192.0.2.1:69".parse().unwrap();
     NewSession {
@@ -328,6 +348,13 @@ fn stored_commands_keep_their_bytes() {
         },
         expect!["040202ac02"],
     );
+    check_golden(
+        &put_from("boot", "a", 0xaa, 300),
+        expect![
+            "0504626f6f740161aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac0264808040"
+        ],
+    );
+    check_golden(&remove_from("boot", "a"), expect!["0604626f6f740161"]);
 }
 
 fn check_golden_outcome(outcome: &Outcome, expected: Expect) {
@@ -353,6 +380,7 @@ fn outcomes_keep_their_bytes() {
     check_golden_outcome(&Outcome::FileGone, expect!["08"]);
     check_golden_outcome(&Outcome::Checkpointed, expect!["09"]);
     check_golden_outcome(&Outcome::Closed, expect!["0a"]);
+    check_golden_outcome(&Outcome::OfAnother, expect!["0b"]);
 }
 
 #[test]
@@ -427,6 +455,72 @@ fn check_counts(state: &TftpState) {
     );
 }
 
+#[test]
+fn snapshot_with_sources_keeps_its_bytes() {
+    let (state, _) = apply_all(vec![put_from("boot", "a", 0x11, 10)]);
+    let bytes = state.snapshot();
+    expect!["020111111111111111111111111111111111111111111111111111111111111111110a0101016111111111111111111111111111111111111111111111111111111111111111110a0181d095ffbc310001016104626f6f74"].assert_eq(&hex::encode(&bytes));
+    let restored = TftpState::restore(&bytes).unwrap();
+    check_same(&state, &restored);
+    assert_eq!(restored.origin(&path("a")), Some("boot"));
+    // Once no file comes from a source, an older program can read it again.
+    let (state, _) = apply_all(vec![put_from("boot", "a", 0x11, 10), put("a", 0x11, 10)]);
+    assert_eq!(state.snapshot()[0], SNAPSHOT_VERSION);
+}
+
+#[test]
+fn source_changes_only_what_it_brought() {
+    let (state, outcomes) = apply_all(vec![
+        put("hand", 1, 10),
+        put_from("boot", "hand", 2, 10),
+        put_from("boot", "a", 2, 10),
+        put_from("boot", "a", 3, 10),
+        put_from("other", "a", 4, 10),
+        remove_from("other", "a"),
+        remove_from("boot", "hand"),
+        remove_from("boot", "nothing"),
+    ]);
+    use Outcome::OfAnother;
+    let expected = [
+        put_at(1),
+        OfAnother,
+        put_at(3),
+        put_at(4),
+        OfAnother,
+        OfAnother,
+        OfAnother,
+        OfAnother,
+    ];
+    assert_eq!(outcomes, expected);
+    assert_eq!(state.lookup(&path("hand")).unwrap().content, hash(1));
+    assert_eq!(
+        (state.origin(&path("hand")), state.origin(&path("a"))),
+        (None, Some("boot"))
+    );
+    let sourced: Vec<_> = state
+        .sourced()
+        .map(|(path, version, source)| (path.as_str(), version.content, source))
+        .collect();
+    assert_eq!(sourced, [("a", hash(3), "boot")]);
+}
+
+#[test]
+fn who_puts_or_removes_by_hand_takes_a_file_from_its_source() {
+    let (state, outcomes) = apply_all(vec![
+        put_from("boot", "a", 1, 10),
+        put("a", 2, 10),
+        remove_from("boot", "a"),
+        put_from("boot", "b", 1, 10),
+        remove("b"),
+        put_from("boot", "b", 1, 10),
+        remove_from("boot", "b"),
+    ]);
+    assert_eq!(outcomes[2], Outcome::OfAnother);
+    assert_eq!(outcomes[4..], [Outcome::Removed, put_at(6), Outcome::Removed]);
+    assert_eq!(state.lookup(&path("a")).unwrap().content, hash(2));
+    assert_eq!(state.sourced().count(), 0);
+}
+
 fn any_command() -> impl Strategy<Value = Command> {
     let name = prop_oneof![Just("a"), Just("b"), Just("c")];
     let mode = prop_oneof![Just(TransferMode::Octet), Just(TransferMode::Netascii)];
@@ -434,7 +528,16 @@ fn any_command() -> impl Strategy<Value = Command> {
         (name.clone(), 0_u8..4, 0_u32..4, 0_u64..300).prop_map(|(name, byte, files_max, bytes_max)| {
             put_within(name, byte, 10 * u64::from(byte), files_max, bytes_max)
         }),
-        name.prop_map(remove),
+        name.clone().prop_map(remove),
+        (name.clone(), 0_u8..4, any::<bool>()).prop_map(|(name, byte, boot)| {
+            put_from(
+                if boot { "boot" } else { "other" },
+                name,
+                byte,
+                10 * u64::from(byte),
+            )
+        }),
+        name.prop_map(|name| remove_from("boot", name)),
         (0_u8..3, 1_u16..4, 0_u8..4, mode, 0_u32..6, 0_u32..4).prop_map(
             |(client, port, byte, mode, all, each)| {
                 let session = session(&format!("10.0.0.{client}:{port}"), byte, mode);
@@ -478,6 +581,7 @@ proptest! {
     #[test]
     fn arbitrary_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = postcard::from_bytes::<Command>(&bytes);
-        let _ = TftpState::restore(&[vec![SNAPSHOT_VERSION], bytes].concat());
+        let _ = TftpState::restore(&[vec![SNAPSHOT_VERSION], bytes.clone()].concat());
+        let _ = TftpState::restore(&[vec![SNAPSHOT_VERSION_SOURCED], bytes].concat());
     }
 }
