@@ -16,6 +16,7 @@ fix:
 # Rewrites `crds/` and the expected texts that tests compare with; read the difference before you commit it.
 generate:
     cargo run -p operator -- crds --out crds
+    cargo run -p operator -- crds --out charts/quorate/files/crds
     UPDATE_EXPECT=1 cargo test --workspace --exclude e2e
 
 # Unit and integration tests, simulations among them, with a seed of your choice.

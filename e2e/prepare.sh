@@ -57,12 +57,26 @@ install_programs() {
     # Another package has a program of the same name, which knows other options.
     tftp -V 2>/dev/null | grep -q '^tftp-hpa' || missing+=(tftp-hpa)
     busybox tftp --help >/dev/null 2>&1 || missing+=(busybox-static)
-    # The test cluster (e2e/cluster) is made with these.
-    command -v ip >/dev/null || missing+=(iproute2)
-    command -v openssl >/dev/null || missing+=(openssl)
     if ((${#missing[@]})); then
         install_packages "${missing[@]}"
     else
         echo "everything is there"
     fi
+    install_promtool
+}
+
+# Makes `promtool` findable. It is taken out of its package: installing that would start a Prometheus.
+install_promtool() {
+    local tools=${XDG_CACHE_HOME:-$HOME/.cache}/quorate/tools
+    export PATH=$PATH:$tools/usr/bin
+    command -v promtool >/dev/null && return
+    echo "unpacking promtool"
+    local place
+    place=$(mktemp -d)
+    # apt downloads as a user of its own, who must be able to write here.
+    chmod 777 "$place"
+    (cd "$place" && { apt-get download -qq prometheus 2>/dev/null || { apt-get update -qq && apt-get download -qq prometheus; }; })
+    mkdir -p "$tools"
+    dpkg-deb --fsys-tarfile "$place"/prometheus_*.deb | tar -x -C "$tools" ./usr/bin/promtool
+    rm -r "$place"
 }
