@@ -1,4 +1,4 @@
-//! Makes the cluster as it was decided: server-side apply of the children, and the one action of a plan. [I/O]
+//! Makes the cluster as it was decided: server-side apply of the children, and the one action of a plan. Does I/O.
 
 use std::collections::BTreeMap;
 

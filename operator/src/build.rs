@@ -1,4 +1,4 @@
-//! The Kubernetes objects of a group, one file per kind. [pure]
+//! The Kubernetes objects of a group, one file per kind. Pure.
 //!
 //! Every object is whole: what stands here is what the operator owns of it, by server-side apply.
 

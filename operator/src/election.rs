@@ -1,4 +1,4 @@
-//! Which operator works: one Lease, taken, renewed and given back. [I/O]
+//! Which operator works: one Lease, taken, renewed and given back. Does I/O.
 //!
 //! Clocks of machines differ, so the Lease's own times are only for people: a holder is gone when *this* process has
 //! seen the record unchanged for the whole duration, by its own monotonic clock.

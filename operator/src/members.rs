@@ -1,4 +1,4 @@
-//! The client of the members' admin ports: their status, and the requests of membership steps. [I/O]
+//! The client of the members' admin ports: their status, and the requests of membership steps. Does I/O.
 
 use std::time::Duration;
 

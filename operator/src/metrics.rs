@@ -1,4 +1,4 @@
-//! The operator's own port: metrics and probes. [I/O]
+//! The operator's own port: metrics and probes. Does I/O.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

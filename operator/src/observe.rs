@@ -1,4 +1,4 @@
-//! What there is of a group: its objects as they were last watched, and its members' own answers. [I/O]
+//! What there is of a group: its objects as they were last watched, and its members' own answers. Does I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What comes next for a group. [pure]
+//! What comes next for a group. Pure.
 //!
 //! Membership first (`operator_api::membership`), then the pods: never two things at once, and nothing that costs a
 //! group its quorum. Every action is safe to repeat, and is decided from what was just seen.

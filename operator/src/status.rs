@@ -1,4 +1,4 @@
-//! What the operator reports: conditions that a person can act on, and the members. [pure]
+//! What the operator reports: conditions that a person can act on, and the members. Pure.
 //!
 //! Nothing in it changes by itself: a group that nobody touches has the same status for ever, so that none is written.
 

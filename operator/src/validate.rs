@@ -1,4 +1,4 @@
-//! A resource becomes the one valid description that everything below works from. [pure]
+//! A resource becomes the one valid description that everything below works from. Pure.
 //!
 //! The API server has checked the resource against its schema and rules; what only the operator knows is added here.
 

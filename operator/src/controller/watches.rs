@@ -1,4 +1,4 @@
-//! The watches of one controller. [I/O]
+//! The watches of one controller. Does I/O.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -120,7 +120,7 @@ pub struct Limits {
     pub bans_max: u32,
 }
 
-/// What came of a command; what came of a front's events are [`Effect`]s.
+/// What came of a command; what came of a front's events are [`super::Effect`]s.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Done, or no longer called for.
