@@ -1,5 +1,5 @@
 //! The definitions are fresh, small and conventional, and each of their rules lets through and refuses what it should.
-//! `e2e/tests/resources.rs` asks a real API server about the same table of rules.
+//! `e2e/tests/kubernetes_resources.rs` asks a real API server about the same table of rules.
 
 use std::collections::BTreeSet;
 
