@@ -1,6 +1,6 @@
 //! The API server, as far as one EndpointSlice: read it, replace it, watch it.
 //!
-//! Three requests, so a client of our own on the tree's hyper. It speaks HTTP/2, so that the watch keeps the connection
+//! Four requests, so a client of our own on the tree's hyper. It speaks HTTP/2, so that the watch keeps the connection
 //! warm over which a new leader writes; the `kube` crate speaks HTTP/1, and would open one in that moment.
 
 use std::path::PathBuf;
@@ -76,27 +76,40 @@ impl ApiServer {
         self.body(Method::GET, &format!("/{name}"), Bytes::new()).await
     }
 
+    /// Reads a slice, or that there is none, and the version from which it can be watched: that of the whole list. From
+    /// its own it cannot, when it was written longer ago than the API server remembers.
+    pub(crate) async fn list(&self, name: &str) -> Result<(Option<Value>, String), ApiError> {
+        let path = format!("?fieldSelector=metadata.name%3D{name}");
+        let mut list = self.body(Method::GET, &path, Bytes::new()).await?;
+        let version = list["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        let mut found = list["items"].get_mut(0).map(Value::take);
+        if let Some(slice) = &mut found {
+            // In a list they are left out.
+            (slice["apiVersion"], slice["kind"]) = ("discovery.k8s.io/v1".into(), "EndpointSlice".into());
+        }
+        Ok((found, version))
+    }
+
     /// Replaces a slice, if it is still of the version that `slice` says.
     pub(crate) async fn replace(&self, name: &str, slice: &Value) -> Result<Value, ApiError> {
         let path = format!("/{name}?fieldManager={AGENT_FIELD_MANAGER}");
         self.body(Method::PUT, &path, slice.to_string().into()).await
     }
 
-    /// Every change of a slice after `version`, or from now on; ends after a while, or with an error.
+    /// Every change of a slice after `version`; ends after a while, or with an error.
     pub(crate) async fn watch(
         &self,
         name: &str,
-        version: Option<&str>,
+        version: &str,
         duration: Duration,
     ) -> Result<BoxStream<'static, Result<Change, ApiError>>, ApiError> {
-        let mut path = format!(
-            "?watch=true&allowWatchBookmarks=true&fieldSelector=metadata.name%3D{name}&timeoutSeconds={}",
+        let path = format!(
+            "?watch=true&fieldSelector=metadata.name%3D{name}&resourceVersion={version}&timeoutSeconds={}",
             duration.as_secs()
         );
-        if let Some(version) = version {
-            path.push_str("&resourceVersion=");
-            path.push_str(version);
-        }
         let response = self
             .within(self.request(Method::GET, &path, Bytes::new()))
             .await?;
@@ -271,7 +284,7 @@ const TOKEN_FILE: &str = "token";
 const CA_FILE: &str = "ca.crt";
 
 /// An answer that takes longer is not waited for: the connection may be dead, and a new one is quick.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// etcd takes no object beyond 1.5 MiB.
 const OBJECT_BYTES_MAX: usize = 4 << 20;

@@ -275,20 +275,14 @@ async fn watch_slice(api: Arc<ApiServer>, slice: String, changes: mpsc::Sender<C
 
 /// Tells what the slice is, and then every change, until the watch ends.
 async fn watch_once(api: &ApiServer, slice: &str, changes: &mpsc::Sender<Change>) -> Result<(), ApiError> {
-    let (first, version) = match api.get(slice).await {
-        Ok(found) => {
-            let version = found["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-            (Change::Is(found), version)
-        }
-        Err(ApiError::NotFound) => (Change::Gone, None),
-        Err(error) => return Err(error),
-    };
+    let (found, version) = api.list(slice).await?;
+    let first = found.map_or(Change::Gone, Change::Is);
     if changes.send(first).await.is_err() {
         return Ok(());
     }
     // Not all members at once.
     let duration = WATCH_TIME.mul_f64(rand::random_range(0.8..1.2));
-    let mut seen = api.watch(slice, version.as_deref(), duration).await?;
+    let mut seen = api.watch(slice, &version, duration).await?;
     while let Some(change) = seen.next().await {
         if changes.send(change?).await.is_err() {
             break;
