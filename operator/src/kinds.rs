@@ -113,14 +113,14 @@ impl Group for KvCluster {
     fn service_config(&self, listen: IpAddr) -> Result<ServiceConfig, Invalid> {
         let limits = &self.spec.limits;
         let value_bytes_max = bytes("limits.valueBytesMax", &limits.value_bytes_max)?;
+        let leader = SocketAddr::new(listen, Self::SERVICE.client_port());
         let config = KvConfig {
-            listen: SocketAddr::new(listen, Self::SERVICE.client_port()),
-            member_listen: SocketAddr::new(listen, KV_MEMBER_PORT),
             value_bytes_max: u32::try_from(value_bytes_max).map_err(|_| Invalid::NotBytes {
                 field: "limits.valueBytesMax",
                 value: limits.value_bytes_max.0.clone(),
             })?,
             connections_max: number("limits.connectionsMax", limits.connections_max)?,
+            ..KvConfig::at(leader, SocketAddr::new(listen, KV_MEMBER_PORT))
         };
         config.validate().map_err(Invalid::Service)?;
         Ok(ServiceConfig::Kv(config))

@@ -11,6 +11,7 @@ mod membership;
 mod node;
 mod raft;
 mod replica;
+mod runtime;
 #[cfg(test)]
 mod tests;
 mod tls;

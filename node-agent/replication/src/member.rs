@@ -26,6 +26,7 @@ use crate::raft::server::PeerServer;
 use crate::raft::snapshot::SnapshotFile;
 use crate::raft::state_machine::{Applied, StateMachine};
 use crate::raft::types::{MemberNode, TypeConfig};
+use crate::runtime::RaftRuntime;
 use crate::tls;
 use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, State, Timing, Told};
 
@@ -36,8 +37,6 @@ const SNAPSHOT_EVERY: u64 = 5_000;
 const KEEP_BEHIND_SNAPSHOT: u64 = 1_000;
 /// Entries in one message to a peer; with the largest commands they stay below the message's limit.
 const APPEND_ENTRIES_MAX: u64 = 64;
-/// Threads of Raft's own runtime: a busy service must not delay a heartbeat.
-const RAFT_THREADS: usize = 2;
 /// Bytes that must stay free on the disk beside a snapshot that is received.
 const SPACE_MARGIN_BYTES: u64 = 16 << 20;
 /// Below this the disk is called full: no further segment of the log and no snapshot worth the name fits.
@@ -49,6 +48,8 @@ pub(crate) struct Running<S: State> {
     pub(crate) raft: Raft<TypeConfig, StateMachine<S>>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) wal: Wal,
+    /// The last index that was known to be committed when the log was opened.
+    pub(crate) committed_at_start: u64,
     data_path: Arc<std::path::Path>,
 }
 
@@ -59,6 +60,7 @@ impl<S: State> Clone for Running<S> {
             raft: self.raft.clone(),
             peers: self.peers.clone(),
             wal: self.wal.clone(),
+            committed_at_start: self.committed_at_start,
             data_path: self.data_path.clone(),
         }
     }
@@ -123,17 +125,6 @@ pub(crate) struct Member<S: State> {
     runtime: tokio::runtime::Handle,
 }
 
-/// Raft's own runtime; dropping it in another runtime's context must not block.
-pub(crate) struct RaftRuntime(Option<tokio::runtime::Runtime>);
-
-impl Drop for RaftRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
 fn start_error(what: &str) -> impl Fn(std::io::Error) -> StartError + '_ {
     move |error| StartError(format!("{what}: {error}"))
 }
@@ -145,12 +136,7 @@ impl<S: State> Member<S> {
             "cannot use the data directory {}",
             options.data_dir.display()
         )))?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(RAFT_THREADS)
-            .thread_name("raft")
-            .enable_all()
-            .build()
-            .map_err(start_error("cannot start Raft's threads"))?;
+        let runtime = RaftRuntime::start().map_err(start_error("cannot start Raft's threads"))?;
         let (told, told_receiver) = mpsc::channel(TOLD_QUEUE_MAX);
         let member = Arc::new(Self {
             data,
@@ -168,10 +154,9 @@ impl<S: State> Member<S> {
             answerer: OnceLock::new(),
             told,
             told_receiver: Mutex::new(Some(told_receiver)),
-            runtime: runtime.handle().clone(),
+            runtime: runtime.handle(),
             options,
         });
-        let runtime = RaftRuntime(Some(runtime));
         member.serve_peers().await?;
         if let Some(stored) = member.usable_identity().await? {
             member.run(stored).await?;
@@ -259,6 +244,7 @@ impl<S: State> Member<S> {
             .mark(self.options.durability, false)
             .map_err(start_error("cannot write boot.json"))?;
         let identity = stored.identity;
+        let committed_at_start = wal.committed().map_or(0, |position| position.index);
         let peers = Peers::new(
             identity,
             self.options.tls.as_ref().map(tls::client).transpose()?,
@@ -282,6 +268,7 @@ impl<S: State> Member<S> {
             raft,
             peers,
             wal,
+            committed_at_start,
             data_path,
         };
         if stored.founding {

@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::identity::{Identity, Stored};
-use crate::member::{Member, RaftRuntime};
+use crate::member::Member;
 use crate::membership::{add_learner, become_member, promote, remove, status, stop, transfer};
 use crate::raft::types::MemberNode;
+use crate::runtime::RaftRuntime;
 use crate::{MembershipError, NodeId, NodeOptions, NodeStatus, Replica, StartError, State};
 
 /// The founder's node id. Every other id is the index of a later log entry, and those are greater.

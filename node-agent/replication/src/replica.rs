@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use openraft::ReadPolicy;
+use openraft::LinearizerOption;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::error::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, watch};
@@ -93,12 +94,30 @@ impl<S: State> Replica<S> {
     /// # Errors
     /// When this member does not lead, or no quorum confirms that it does.
     pub async fn read<T>(&self, read: impl FnOnce(&S) -> T) -> Result<T, ReadError> {
+        let index = self.read_index(Duration::ZERO, None).await?;
+        self.applied_to(index).await;
+        Ok(self.local(read))
+    }
+
+    /// The index up to which a member must have applied the log to see every command that was acknowledged before the
+    /// call. Only the leader knows it, once a quorum has confirmed that it leads: by an answer to something that it sent
+    /// at most `age_max` before the call (zero: after it), for which it waits at most `wait` (none: as long as a lease).
+    /// With [`Replica::applied_to`] any member reads linearizably.
+    ///
+    /// # Errors
+    /// When this member does not lead, or no quorum confirms that it does.
+    pub async fn read_index(&self, age_max: Duration, wait: Option<Duration>) -> Result<u64, ReadError> {
         let running = self
             .member
             .running()
             .ok_or(ReadError::NotLeader { leader: None })?;
-        match running.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(self.local(read)),
+        let option = LinearizerOption::new(Some(age_max), true);
+        let option = match wait {
+            Some(wait) => option.with_wait_timeout(wait),
+            None => option,
+        };
+        match running.raft.get_read_linearizer(option).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ReadError::NotLeader {
                     leader: forward.leader_id,
@@ -107,6 +126,20 @@ impl<S: State> Replica<S> {
             Err(RaftError::APIError(_)) => Err(ReadError::NotLeader { leader: None }),
             Err(RaftError::Fatal(_)) => Err(ReadError::Stopping),
         }
+    }
+
+    /// Waits until this member has applied the log up to `index`.
+    pub async fn applied_to(&self, index: u64) {
+        // The sender lives as long as this handle.
+        let _ = self.applied().wait_for(|applied| *applied >= index).await;
+    }
+
+    /// Whether this member has joined and has applied all that it knew to be committed when it started.
+    #[must_use]
+    pub fn has_recovered(&self) -> bool {
+        self.member
+            .running()
+            .is_some_and(|running| *self.applied().borrow() >= running.committed_at_start)
     }
 
     /// Reads this member's applied state as it is, maybe old. A lock is held meanwhile: keep it short.

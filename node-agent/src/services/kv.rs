@@ -1,12 +1,16 @@
 //! The key-value service in the agent's terms: its options and its part of the status.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
+use kv::server::Shown;
+use kv::state::Policy;
 use kv::{Kv, Options};
 use listenfd::ListenFd;
 use operator_api::AgentConfig;
-use operator_api::config::KvConfig;
+use operator_api::config::{KvConfig, KvConflictPolicy};
 use replication::Shutdown;
 
 use super::{Started, serve, start_node};
@@ -15,6 +19,7 @@ use super::{Started, serve, start_node};
 pub(super) async fn start(
     config: &AgentConfig,
     kv: &KvConfig,
+    data_dir: &Path,
     mut sockets: ListenFd,
     until: Shutdown,
 ) -> anyhow::Result<Started> {
@@ -34,14 +39,31 @@ pub(super) async fn start(
         member_listen: kv.member_listen,
         value_bytes_max: usize::try_from(kv.value_bytes_max).context("kv option valueBytesMax")?,
         connections_max: usize::try_from(kv.connections_max).context("kv option connectionsMax")?,
+        doubt: Duration::from_secs(kv.unknown_after_seconds.into()),
+        policies: kv
+            .conflicts
+            .iter()
+            .map(|some| (some.prefix.clone(), policy(some.policy)))
+            .collect(),
+        outbox_file: data_dir.join("outbox"),
+        shown: Shown::default(),
     };
-    let (shown, member_address) = (replica.clone(), kv.member_listen);
+    let (state, member_address, shown) = (replica.clone(), kv.member_listen, options.shown.clone());
     Ok(Started {
         node,
         serving: serve::<Kv>(options, replica, until),
         client_address: client_address.to_string(),
-        detail: Arc::new(move || kv::server::detail(&shown, member_address)),
+        detail: Arc::new(move || kv::server::detail(&state, member_address, &shown)),
         lacks: Arc::new(|| None),
         files: None,
     })
+}
+
+const fn policy(policy: KvConflictPolicy) -> Policy {
+    match policy {
+        KvConflictPolicy::Arrival => Policy::Arrival,
+        KvConflictPolicy::Base => Policy::Base,
+        KvConflictPolicy::Latest => Policy::Latest,
+        KvConflictPolicy::KeepQuorum => Policy::KeepQuorum,
+    }
 }

@@ -281,6 +281,38 @@ pub struct KvConfig {
     /// Client connections of this member, on both addresses together; further ones wait.
     #[serde(default = "KvConfig::default_connections_max")]
     pub connections_max: u32,
+    /// Seconds for which a caller whose request is in doubt waits after its timeout, before it is told that nobody knows.
+    #[serde(default = "KvConfig::default_unknown_after_seconds")]
+    pub unknown_after_seconds: u32,
+    /// What happens to a write that a member remembered when a quorum wrote its key meanwhile, by key prefix; the longest
+    /// prefix counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conflicts: Vec<KvConflicts>,
+}
+
+/// What happens to remembered writes of some keys on a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KvConflicts {
+    /// How the keys begin; empty for all keys.
+    pub prefix: String,
+    /// What happens.
+    pub policy: KvConflictPolicy,
+}
+
+/// What happens to a remembered write when a quorum wrote its key meanwhile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KvConflictPolicy {
+    /// It is stored when it arrives.
+    #[default]
+    Arrival,
+    /// It is stored only if the key is as it was when it was accepted.
+    Base,
+    /// The later one stays, by the members' clocks.
+    Latest,
+    /// It is stored only if the quorum holds no value for the key.
+    KeepQuorum,
 }
 
 impl KvConfig {
@@ -291,6 +323,9 @@ impl KvConfig {
     pub(crate) const fn default_connections_max() -> u32 {
         10_000
     }
+    const fn default_unknown_after_seconds() -> u32 {
+        30
+    }
 
     /// The defaults, listening on `listen` as leader and on `member_listen` always.
     #[must_use]
@@ -300,6 +335,8 @@ impl KvConfig {
             member_listen,
             value_bytes_max: Self::default_value_bytes_max(),
             connections_max: Self::default_connections_max(),
+            unknown_after_seconds: Self::default_unknown_after_seconds(),
+            conflicts: Vec::new(),
         }
     }
 

@@ -1,8 +1,11 @@
-//! A key-value store that answers with a quorum, and says so when it cannot.
+//! A key-value store that answers with and without a quorum, and never leaves a caller guessing.
 //!
-//! `request` turns HTTP into operations and answers into JSON, `state` is what every member holds, `server` has the
-//! sockets.
+//! `request` turns HTTP into operations and answers into JSON, `state` is what every member holds, `outbox` what one
+//! member remembers while there is no quorum, `peer` what members ask each other; `server` drives them and has the
+//! sockets, the clock and the disk.
 
+pub mod outbox;
+pub mod peer;
 pub mod request;
 pub mod server;
 pub mod state;

@@ -1,7 +1,9 @@
 //! HTTP to operations, answers to JSON. Pure: what is wrong with a request is said in a sentence, with a status code.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -23,6 +25,40 @@ pub enum Target {
     Delete(Arc<str>),
     /// `POST /v1/kv/{key}/swap`, both values in a JSON body.
     Swap(Arc<str>),
+    /// `POST /v1/sessions`
+    OpenSession,
+    /// `GET /v1/outcome?session=S&seq=N`
+    Outcome,
+    /// `POST /v1/cancel?session=S&seq=N`
+    Cancel,
+    /// `GET /v1/outbox`
+    Outbox,
+}
+
+/// A request's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// What it asks for.
+    pub target: Target,
+    /// How.
+    pub terms: Terms,
+}
+
+/// On which terms a request is made: the query parameters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// `consistent=false`: this member's answer is enough.
+    pub local: bool,
+    /// `blocking=true`: only an answer ends it.
+    pub blocking: bool,
+    /// `timeoutMs`
+    pub timeout: Option<Duration>,
+    /// `session` and `seq`
+    pub request: Option<(u64, u64)>,
+    /// `floor`: the client still waits for this one of its requests, and for later ones only.
+    pub floor: u64,
+    /// `first=true`: the client has not sent this request before; then a timeout needs no quorum to be certain.
+    pub first: bool,
 }
 
 /// A request that is not carried out: why, for people, and the status code of HTTP.
@@ -33,6 +69,8 @@ pub struct Refusal {
     pub status: StatusCode,
     /// What is wrong, and what is expected.
     pub sentence: String,
+    /// Whether it certainly did not and will not take place although a quorum could not be asked.
+    pub timeout: bool,
 }
 
 impl Refusal {
@@ -41,6 +79,7 @@ impl Refusal {
         Self {
             status,
             sentence: sentence.into(),
+            timeout: false,
         }
     }
 
@@ -66,6 +105,22 @@ pub struct Answer {
     /// The revision that wrote the value, or at which the change was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<u64>,
+    /// Whether the value is, or was, remembered by this member, and no quorum has stored it yet.
+    #[serde(skip_serializing_if = "is_false")]
+    pub remembered: bool,
+    /// Whether nobody knows yet what became of the request; `GET /v1/outcome` and `POST /v1/cancel` settle it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub unknown: bool,
+    /// `SESSION.SEQ` of a request whose outcome is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<String>,
+    /// The session that was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<u64>,
+    /// What became of a request that was asked about: `done`, `differs`, `cancelled`, `none` (it has not taken place) or
+    /// `forgotten`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'static str>,
     /// Why the request was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -95,10 +150,16 @@ impl Answer {
 impl From<&Refusal> for Answer {
     fn from(refusal: &Refusal) -> Self {
         Self {
+            timeout: refusal.timeout,
             error: Some(refusal.sentence.clone()),
             ..Self::default()
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the shape that serde takes")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The body of a swap.
@@ -121,19 +182,35 @@ enum Encoding {
 /// Reads the head of a request.
 ///
 /// # Errors
-/// When there is no such path, the path does not take the method, or the key is not one.
-pub fn target(method: &Method, path: &str, query: Option<&str>) -> Result<Target, Refusal> {
-    let Some(rest) = path.strip_prefix("/v1/kv/") else {
-        return Err(Refusal::new(
-            StatusCode::NOT_FOUND,
-            "there is no such path: keys are at /v1/kv/{key}",
-        ));
+/// When there is no such path, the path does not take the method, or the key or a query parameter is not one.
+pub fn head(method: &Method, path: &str, query: Option<&str>) -> Result<Head, Refusal> {
+    let target = target(method, path)?;
+    let terms = terms(query.unwrap_or_default())?;
+    check(&target, &terms)?;
+    Ok(Head { target, terms })
+}
+
+fn target(method: &Method, path: &str) -> Result<Target, Refusal> {
+    let only = |wanted: Method, target: Target| {
+        if *method == wanted {
+            Ok(target)
+        } else {
+            Err(not_allowed(format!("{path} takes {wanted}")))
+        }
     };
-    if let Some(name) = query.and_then(|query| query.split(['&', '=']).next())
-        && !name.is_empty()
-    {
-        return Err(Refusal::bad(format!("there is no query parameter `{name}`")));
-    }
+    let Some(rest) = path.strip_prefix("/v1/kv/") else {
+        return match path {
+            "/v1/sessions" => only(Method::POST, Target::OpenSession),
+            "/v1/outcome" => only(Method::GET, Target::Outcome),
+            "/v1/cancel" => only(Method::POST, Target::Cancel),
+            "/v1/outbox" => only(Method::GET, Target::Outbox),
+            _ => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "there is no such path: keys are at /v1/kv/{key}; there are /v1/sessions, /v1/outcome, /v1/cancel and \
+                 /v1/outbox besides",
+            )),
+        };
+    };
     if method == Method::POST {
         let Some(key) = rest.strip_suffix("/swap") else {
             return Err(not_allowed("POST takes /v1/kv/{key}/swap"));
@@ -146,6 +223,99 @@ pub fn target(method: &Method, path: &str, query: Option<&str>) -> Result<Target
         Method::PUT => Ok(Target::Set(key)),
         Method::DELETE => Ok(Target::Delete(key)),
         _ => Err(not_allowed("a key takes GET, PUT, DELETE, and POST at /swap")),
+    }
+}
+
+/// Reads the query parameters; each at most once.
+fn terms(query: &str) -> Result<Terms, Refusal> {
+    let mut terms = Terms::default();
+    let (mut seen, mut session, mut seq): (Vec<&str>, _, _) = (Vec::new(), None, None);
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        if seen.contains(&name) {
+            return Err(Refusal::bad(format!(
+                "the query parameter `{name}` is there twice"
+            )));
+        }
+        seen.push(name);
+        match name {
+            "consistent" => terms.local = !boolean(name, value)?,
+            "blocking" => terms.blocking = boolean(name, value)?,
+            "timeoutMs" => {
+                terms.timeout = Some(Duration::from_millis(number(name, value, 1..=TIMEOUT_MS_MAX)?))
+            }
+            "session" => session = Some(number(name, value, 1..=u64::MAX)?),
+            "seq" => seq = Some(number(name, value, 1..=u64::MAX)?),
+            "first" => terms.first = boolean(name, value)?,
+            "floor" => terms.floor = number(name, value, 0..=u64::MAX)?,
+            _ => {
+                return Err(Refusal::bad(format!(
+                    "there is no query parameter `{name}`: there are {PARAMETERS}"
+                )));
+            }
+        }
+    }
+    terms.request = match (session, seq) {
+        (Some(session), Some(seq)) => Some((session, seq)),
+        (None, None) if !seen.contains(&"floor") && !seen.contains(&"first") => None,
+        _ => {
+            return Err(Refusal::bad(
+                "`session` and `seq` go together, and `floor` and `first` only with them",
+            ));
+        }
+    };
+    Ok(terms)
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(Refusal::bad(format!(
+            "`{name}` is `{}`: it must be true or false",
+            shown(value)
+        ))),
+    }
+}
+
+fn number(name: &str, value: &str, range: RangeInclusive<u64>) -> Result<u64, Refusal> {
+    let number = value.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        Refusal::bad(format!(
+            "`{name}` is `{}`: it must be a number from {} to {}",
+            shown(value),
+            range.start(),
+            range.end()
+        ))
+    })
+}
+
+/// As much of a bad value as a sentence bears.
+fn shown(value: &str) -> String {
+    value
+        .chars()
+        .take(VALUE_CHARS_SHOWN)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
+/// Refuses what makes no sense together.
+fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
+    let refuse = |sentence: &str| Err(Refusal::bad(sentence));
+    if terms.blocking && terms.timeout.is_some() {
+        return refuse("`timeoutMs` has no meaning with `blocking=true`: leave one of them out");
+    }
+    match target {
+        Target::Swap(_) | Target::OpenSession | Target::Outcome | Target::Cancel if terms.local => {
+            refuse("this is always consistent: leave `consistent=false` out")
+        }
+        Target::Outcome | Target::Cancel if terms.request.is_none() => {
+            refuse("name the request: `session` and `seq`")
+        }
+        Target::Get(_) | Target::OpenSession | Target::Outbox if terms.request.is_some() => {
+            refuse("this can always be repeated: leave `session` and `seq` out")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -172,7 +342,7 @@ pub fn swap_values(body: &[u8]) -> Result<(Value, Value), Refusal> {
     ))
 }
 
-fn not_allowed(sentence: &str) -> Refusal {
+fn not_allowed(sentence: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::METHOD_NOT_ALLOWED, sentence)
 }
 
@@ -193,12 +363,20 @@ fn key_of(encoded: &str) -> Result<Arc<str>, Refusal> {
     Ok(key.into())
 }
 
+/// An hour: who waits longer, waits with `blocking=true`.
+const TIMEOUT_MS_MAX: u64 = 3_600_000;
+
+/// Of a bad value.
+const VALUE_CHARS_SHOWN: usize = 40;
+
+const PARAMETERS: &str = "consistent, blocking, timeoutMs, session, seq, first and floor";
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn refused(method: Method, path: &str, query: Option<&str>) -> (u16, String) {
-        let refusal = target(&method, path, query).unwrap_err();
+        let refusal = head(&method, path, query).unwrap_err();
         (refusal.status.as_u16(), refusal.sentence)
     }
 
@@ -211,10 +389,10 @@ mod tests {
             (Method::DELETE, "/v1/kv/a/b%20c", Target::Delete(key.clone())),
             (Method::POST, "/v1/kv/a/b%20c/swap", Target::Swap(key.clone())),
         ] {
-            assert_eq!(target(&method, path, None).unwrap(), expected);
+            assert_eq!(head(&method, path, None).unwrap().target, expected);
         }
         assert_eq!(
-            target(&Method::GET, "/v1/kv/x/swap", Some("")).unwrap(),
+            head(&Method::GET, "/v1/kv/x/swap", Some("")).unwrap().target,
             Target::Get("x/swap".into())
         );
     }
@@ -233,6 +411,48 @@ mod tests {
                 .1
                 .contains("`loud`")
         );
+    }
+
+    #[test]
+    fn terms_are_read() {
+        let query = "consistent=false&timeoutMs=250&session=3&seq=9&floor=7";
+        let terms = head(&Method::PUT, "/v1/kv/k", Some(query)).unwrap().terms;
+        let expected = Terms {
+            local: true,
+            blocking: false,
+            timeout: Some(Duration::from_millis(250)),
+            request: Some((3, 9)),
+            floor: 7,
+            first: false,
+        };
+        assert_eq!(terms, expected);
+    }
+
+    #[test]
+    fn bad_terms_are_refused_in_words() {
+        let key = "/v1/kv/k";
+        for (path, query, words) in [
+            (
+                key,
+                "consistent=yes",
+                "`consistent` is `yes`: it must be true or false",
+            ),
+            (key, "timeoutMs=0", "from 1 to 3600000"),
+            (key, "timeoutMs=-1", "`-1`"),
+            (key, "blocking=true&timeoutMs=5", "no meaning"),
+            (key, "blocking=true&blocking=true", "twice"),
+            (key, "session=1", "go together"),
+            (key, "floor=1", "go together"),
+            (key, "session=1&seq=2", "leave `session`"),
+            ("/v1/outcome", "", "name the request"),
+        ] {
+            let (status, sentence) = refused(Method::GET, path, Some(query));
+            assert!(sentence.contains(words), "{query}: {sentence}");
+            assert_eq!(status, 400);
+        }
+        let (_, sentence) = refused(Method::POST, "/v1/kv/k/swap", Some("consistent=false"));
+        assert!(sentence.contains("always consistent"), "{sentence}");
+        assert_eq!(refused(Method::GET, "/v1/sessions", None).0, 405);
     }
 
     #[test]

@@ -1,20 +1,33 @@
 //! The key-value front: HTTP on every member's own port, and on the leader's. The only part that opens sockets.
 
+mod conveyor;
+mod disk;
 mod http;
+mod link;
 mod listener;
+mod numbers;
+mod operations;
+mod reads;
+mod remember;
+mod writes;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use replication::{Leadership, ProposeError, ReadError, Replica, ServeError, Service, Shutdown};
-use tokio::sync::Semaphore;
+use replication::{Leadership, Replica, ServeError, Service, Shutdown};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::request::Refusal;
-use crate::state::{Change, Command, Item, KvState, Outcome};
-use hyper::StatusCode;
+use crate::state::{KvState, Policy};
+use conveyor::Conveyor;
+use link::Link;
 use listener::Listener;
+use numbers::Numbers;
+use reads::Reads;
+use remember::Memory;
 
 /// How long a leader that cannot bind its port waits before it tries again.
 const BIND_RETRY: Duration = Duration::from_millis(200);
@@ -34,6 +47,24 @@ pub struct Options {
     pub value_bytes_max: usize,
     /// Client connections on both addresses together.
     pub connections_max: usize,
+    /// How long a caller whose request is in doubt waits after its timeout, before it is told that nobody knows.
+    pub doubt: Duration,
+    /// By key prefix, what happens to a remembered write when a quorum wrote the key meanwhile; the longest prefix counts.
+    pub policies: Vec<(String, Policy)>,
+    /// Where what is remembered is kept.
+    pub outbox_file: PathBuf,
+    /// What the service shows of itself, once it runs.
+    pub shown: Shown,
+}
+
+/// What a running service shows of itself.
+#[derive(Clone, Default)]
+pub struct Shown(Arc<OnceLock<Memory>>);
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shown")
+    }
 }
 
 /// The service.
@@ -41,8 +72,54 @@ pub struct Kv;
 
 /// What the connections share.
 struct Context {
-    replica: Replica<KvState>,
+    link: Arc<Link>,
+    conveyor: Conveyor,
+    reads: Reads,
+    memory: Memory,
+    numbers: Arc<Numbers>,
+    /// This member's session, when one was opened.
+    opened: watch::Sender<u64>,
+    /// Told when the group has forgotten this member's session.
+    session_lost: Notify,
     value_bytes_max: usize,
+    doubt: Duration,
+    policies: Vec<(String, Policy)>,
+}
+
+impl Context {
+    fn new(options: &Options, replica: Replica<KvState>, tasks: &TaskTracker) -> Result<Self, ServeError> {
+        let link = Arc::new(Link::new(replica.clone()));
+        link.answer_peers();
+        let numbers = Arc::new(Numbers::default());
+        let conveyor = Conveyor::start(link.clone(), numbers.clone(), tasks);
+        let memory = Memory::open(&options.outbox_file, replica, conveyor.clone(), tasks)
+            .map_err(|error| ServeError(format!("opening {}: {error}", options.outbox_file.display())))?;
+        // Fails when it is shown already.
+        options.shown.0.set(memory.clone()).ok();
+        Ok(Self {
+            reads: Reads::start(link.clone(), tasks),
+            link,
+            conveyor,
+            memory,
+            numbers,
+            opened: watch::channel(0).0,
+            session_lost: Notify::new(),
+            value_bytes_max: options.value_bytes_max,
+            doubt: options.doubt,
+            policies: options.policies.clone(),
+        })
+    }
+
+    fn policy_of(&self, key: &str) -> Policy {
+        let fitting = self
+            .policies
+            .iter()
+            .filter(|(prefix, _)| key.starts_with(prefix.as_str()));
+        fitting
+            .max_by_key(|(prefix, _)| prefix.len())
+            .map(|(_, policy)| *policy)
+            .unwrap_or_default()
+    }
 }
 
 impl Service for Kv {
@@ -51,16 +128,15 @@ impl Service for Kv {
 
     async fn serve(options: Options, replica: Replica<KvState>, until: Shutdown) -> Result<(), ServeError> {
         let slots = Arc::new(Semaphore::new(options.connections_max));
-        let context = Arc::new(Context {
-            replica,
-            value_bytes_max: options.value_bytes_max,
-        });
+        let tasks = TaskTracker::new();
+        let context = Arc::new(Context::new(&options, replica, &tasks)?);
         let own = Listener::bind(options.member_listen)
             .map_err(|error| ServeError(format!("binding {}: {error}", options.member_listen)))?;
         let connections = http::Connections::new(context.clone(), slots, until.clone());
         tokio::select! {
             () = connections.accept(&own) => {}
-            () = lead(&options, &context, &connections) => {}
+            () = lead(&options, &context.link.replica, &connections) => {}
+            () = context.keep_session() => {}
             () = until.requested() => {}
         }
         drop(own);
@@ -70,9 +146,9 @@ impl Service for Kv {
 }
 
 /// Accepts connections at the leader's address whenever this member leads.
-async fn lead(options: &Options, context: &Context, connections: &http::Connections) {
-    let mut leadership = context.replica.leadership();
-    let lease = context.replica.lease();
+async fn lead(options: &Options, replica: &Replica<KvState>, connections: &http::Connections) {
+    let mut leadership = replica.leadership();
+    let lease = replica.lease();
     loop {
         let now = *leadership.borrow_and_update();
         let Leadership::Leader { term } = now else {
@@ -88,12 +164,12 @@ async fn lead(options: &Options, context: &Context, connections: &http::Connecti
         match open(options) {
             Ok(listener) => {
                 info!(address = %options.listen, "serving");
-                context.replica.set_listening(Some(term));
+                replica.set_listening(Some(term));
                 tokio::select! {
                     () = connections.accept(&listener) => {}
                     _ = leadership.changed() => {}
                 }
-                context.replica.set_listening(None);
+                replica.set_listening(None);
             }
             // The old leader on the same machine may not have closed it yet.
             Err(error) => {
@@ -111,49 +187,20 @@ fn open(options: &Options) -> std::io::Result<Listener> {
     }
 }
 
-impl Context {
-    async fn get(&self, key: &str) -> Result<Option<Item>, Refusal> {
-        let read = self.replica.read(|state| state.get(key).cloned()).await;
-        read.map_err(|error| match error {
-            ReadError::NotLeader { leader } => not_leader(leader),
-            ReadError::Stopping => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-        })
-    }
-
-    async fn change(&self, change: Change) -> Result<Outcome, Refusal> {
-        let outcomes = self.replica.propose(Command::Batch(vec![change])).await;
-        let mut outcomes = outcomes.map_err(|error| match error {
-            ProposeError::NotLeader { leader } => not_leader(leader),
-            ProposeError::StorageFull => Refusal::new(StatusCode::INSUFFICIENT_STORAGE, error.to_string()),
-            ProposeError::OutcomeUnknown | ProposeError::Stopping => {
-                Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
-            }
-        })?;
-        outcomes
-            .pop()
-            .ok_or_else(|| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the store gave no outcome"))
-    }
-}
-
-fn not_leader(leader: Option<u64>) -> Refusal {
-    let who = match leader {
-        Some(id) => format!("the member with the node id {id} leads"),
-        None => "nobody leads at the moment".to_owned(),
-    };
-    Refusal::new(
-        StatusCode::MISDIRECTED_REQUEST,
-        format!("this member does not lead; {who}"),
-    )
-}
-
 /// What the member holds, for the status page.
-pub fn detail(replica: &Replica<KvState>, member_address: SocketAddr) -> serde_json::Value {
+pub fn detail(replica: &Replica<KvState>, member_address: SocketAddr, shown: &Shown) -> serde_json::Value {
+    let (outbox, outbox_bytes, alarm) = shown.0.get().map(Memory::summary).unwrap_or_default();
     replica.local(|state| {
         serde_json::json!({
             "memberAddress": member_address.to_string(),
             "keys": state.keys(),
             "bytes": state.bytes(),
             "revision": state.revision(),
+            "sessions": state.sessions(),
+            "outbox": outbox,
+            "outboxBytes": outbox_bytes,
+            "outboxDropped": state.dropped(),
+            "outboxAlarm": alarm,
         })
     })
 }

@@ -2,68 +2,22 @@
 //!
 //! Pure: a command and the log's time in, an outcome out. Whether a swap takes place is decided here and nowhere else.
 
+mod command;
+mod session;
 mod value;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use replication::{LogTime, RestoreError, State};
+use replication::{LogTime, NodeId, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
+pub use command::{Change, Command, Outcome, Policy, Remembered, Request};
+use session::{Admission, Sessions};
 pub use value::Value;
 
 /// The version of the snapshot's format.
 const SNAPSHOT_VERSION: u8 = 1;
-
-/// One log entry. A stored format: variants and fields are only appended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Command {
-    /// Changes, in this order.
-    Batch(Vec<Change>),
-}
-
-/// One change of the store.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// Stores a value.
-    Set {
-        /// The key.
-        key: Arc<str>,
-        /// Its new value.
-        value: Value,
-    },
-    /// Removes a key.
-    Delete {
-        /// The key.
-        key: Arc<str>,
-    },
-    /// Stores a value if another one is there.
-    Swap {
-        /// The key.
-        key: Arc<str>,
-        /// What must be there; an empty value also stands for an absent key.
-        old: Value,
-        /// What is stored then.
-        new: Value,
-    },
-}
-
-/// What became of one change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// It was made, at this revision.
-    Done {
-        /// The store's revision since.
-        revision: u64,
-    },
-    /// Nothing was changed: this is what is there, and the revision that wrote it (0 for an absent key).
-    Differs {
-        /// The present value; none for an absent key.
-        value: Option<Value>,
-        /// The revision that wrote it.
-        revision: u64,
-    },
-}
 
 /// A key's value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +26,39 @@ pub struct Item {
     pub value: Value,
     /// The revision that wrote it.
     pub revision: u64,
+    /// When it was written, in milliseconds since the Unix epoch: by the log's time, or by the clock of the member that
+    /// remembered it.
+    pub unix_ms: u64,
+    /// The member that remembered it; 0 for what a quorum wrote.
+    pub member: NodeId,
+    /// Its number among those that the member remembered; 0 for what a quorum wrote.
+    pub number: u64,
+}
+
+impl Item {
+    /// Whether a remembered write would be stored over `present`.
+    #[must_use]
+    pub fn yields_to(present: Option<&Self>, member: NodeId, remembered: &Remembered) -> bool {
+        // What the member itself remembered right before is no conflict.
+        let follows = remembered.after != 0
+            && present.is_some_and(|item| (item.member, item.number) == (member, remembered.after));
+        match remembered.policy {
+            Policy::Arrival => true,
+            Policy::Base => follows || present.map_or(0, |item| item.revision) == remembered.base,
+            Policy::Latest => {
+                present.is_none_or(|item| (item.unix_ms, item.member) < (remembered.unix_ms, member))
+            }
+            Policy::KeepQuorum => follows || present.is_none(),
+        }
+    }
+}
+
+/// Who wrote a value, and when.
+#[derive(Clone, Copy)]
+struct Origin {
+    unix_ms: u64,
+    member: NodeId,
+    number: u64,
 }
 
 /// What every member holds.
@@ -80,6 +67,11 @@ pub struct KvState {
     items: BTreeMap<Arc<str>, Item>,
     /// Counts changes that were made.
     revision: u64,
+    sessions: Sessions,
+    /// By member, the number of the last remembered write that was merged.
+    merged: BTreeMap<NodeId, u64>,
+    /// Remembered writes that lost a conflict.
+    dropped: u64,
     /// Of all keys and values.
     bytes: u64,
 }
@@ -109,36 +101,145 @@ impl KvState {
         self.bytes
     }
 
-    fn change(&mut self, change: Change) -> Outcome {
-        match change {
-            Change::Set { key, value } => self.set(key, value),
-            Change::Delete { key } => match self.items.remove(&key) {
-                Some(item) => {
-                    self.bytes -= size(&key, &item);
-                    self.revision += 1;
-                    Outcome::Done {
-                        revision: self.revision,
-                    }
-                }
-                None => differs(None),
-            },
-            Change::Swap { key, old, new } => {
-                let item = self.items.get(&key);
-                let present = item.map_or(&[][..], |item| item.value.as_ref());
-                if present == old.as_ref() {
-                    self.set(key, new)
-                } else {
-                    differs(item)
-                }
+    /// How many remembered writes lost a conflict.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// The number of the last remembered write of `member` that was merged.
+    #[must_use]
+    pub fn merged(&self, member: NodeId) -> u64 {
+        self.merged.get(&member).copied().unwrap_or_default()
+    }
+
+    /// What became of a request; none when it has not been carried out.
+    #[must_use]
+    pub fn answer(&self, session: u64, seq: u64) -> Option<Outcome> {
+        self.sessions.answer(session, seq)
+    }
+
+    fn request(&mut self, at: LogTime, request: Request) -> Outcome {
+        let Request {
+            session,
+            seq,
+            floor,
+            change,
+        } = request;
+        if session == 0 {
+            return self.change(at, change);
+        }
+        match self.sessions.admit(session, seq, floor, at.unix_ms) {
+            Admission::Answered(outcome) => outcome,
+            Admission::New => {
+                let outcome = self.change(at, change);
+                self.sessions.record(session, seq, &outcome);
+                outcome
             }
         }
     }
 
-    fn set(&mut self, key: Arc<str>, value: Value) -> Outcome {
+    fn change(&mut self, at: LogTime, change: Change) -> Outcome {
+        let by_quorum = Origin {
+            unix_ms: at.unix_ms,
+            member: 0,
+            number: 0,
+        };
+        match change {
+            Change::Set { key, value } => self.set(key, value, by_quorum),
+            Change::Delete { key } => self.delete(&key),
+            Change::Swap { key, old, new } => {
+                let item = self.items.get(&key);
+                let present = item.map_or(&[][..], |item| item.value.as_ref());
+                if present == old.as_ref() {
+                    self.set(key, new, by_quorum)
+                } else {
+                    differs(item)
+                }
+            }
+            Change::Open { member } => Outcome::Opened {
+                session: self.sessions.open(member, at.unix_ms),
+            },
+            Change::Cancel => Outcome::Cancelled,
+            Change::Merge { member, remembered } => self.merge(at, member, remembered),
+        }
+    }
+
+    fn merge(&mut self, at: LogTime, member: NodeId, all: Vec<Remembered>) -> Outcome {
+        let (mut stored, mut dropped) = (0, Vec::new());
+        for remembered in all {
+            let last = self.merged.entry(member).or_default();
+            if remembered.number <= *last {
+                continue;
+            }
+            *last = remembered.number;
+            let (session, seq, number) = (remembered.session, remembered.seq, remembered.number);
+            // The request may have been ordered before the member gave up waiting for it.
+            let admission = match session {
+                0 => Admission::New,
+                _ => self.sessions.admit(session, seq, 0, at.unix_ms),
+            };
+            let outcome = match admission {
+                Admission::Answered(Outcome::Done { .. } | Outcome::Differs { .. }) => {
+                    stored += 1;
+                    continue;
+                }
+                Admission::Answered(Outcome::Cancelled) => Outcome::Cancelled,
+                _ => self.merge_one(member, remembered),
+            };
+            if outcome == Outcome::Cancelled {
+                self.dropped += 1;
+                dropped.push(number);
+            } else {
+                stored += 1;
+            }
+            self.sessions.record(session, seq, &outcome);
+        }
+        Outcome::Merged { stored, dropped }
+    }
+
+    fn merge_one(&mut self, member: NodeId, remembered: Remembered) -> Outcome {
+        if !Item::yields_to(self.items.get(&remembered.key), member, &remembered) {
+            return Outcome::Cancelled;
+        }
+        match remembered.value {
+            Some(value) => {
+                let origin = Origin {
+                    unix_ms: remembered.unix_ms,
+                    member,
+                    number: remembered.number,
+                };
+                self.set(remembered.key, value, origin)
+            }
+            None => self.delete(&remembered.key),
+        }
+    }
+
+    fn delete(&mut self, key: &str) -> Outcome {
+        let Some((key, item)) = self.items.remove_entry(key) else {
+            return differs(None);
+        };
+        self.bytes -= size(&key, &item);
+        self.revision += 1;
+        Outcome::Done {
+            revision: self.revision,
+        }
+    }
+
+    fn set(&mut self, key: Arc<str>, value: Value, origin: Origin) -> Outcome {
         self.revision += 1;
         let item = Item {
             value,
             revision: self.revision,
+            unix_ms: origin.unix_ms,
+            member: origin.member,
+            number: origin.number,
         };
         self.bytes += size(&key, &item);
         if let Some(before) = self.items.insert(key.clone(), item) {
@@ -166,15 +267,21 @@ fn size(key: &str, item: &Item) -> u64 {
 struct SnapshotV1 {
     revision: u64,
     items: Vec<(Arc<str>, Item)>,
+    sessions: Sessions,
+    merged: BTreeMap<NodeId, u64>,
+    dropped: u64,
 }
 
 impl State for KvState {
     type Command = Command;
     type Outcome = Vec<Outcome>;
 
-    fn apply(&mut self, _at: LogTime, command: Command) -> Vec<Outcome> {
-        let Command::Batch(changes) = command;
-        changes.into_iter().map(|change| self.change(change)).collect()
+    fn apply(&mut self, at: LogTime, command: Command) -> Vec<Outcome> {
+        let Command::Batch(requests) = command;
+        requests
+            .into_iter()
+            .map(|request| self.request(at, request))
+            .collect()
     }
 
     fn snapshot(&self) -> Vec<u8> {
@@ -182,6 +289,9 @@ impl State for KvState {
         let snapshot = SnapshotV1 {
             revision: self.revision,
             items: items.collect(),
+            sessions: self.sessions.clone(),
+            merged: self.merged.clone(),
+            dropped: self.dropped,
         };
         postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION]).expect("values in memory always serialise")
     }
@@ -206,6 +316,9 @@ impl State for KvState {
             revision: snapshot.revision,
             bytes: items.iter().map(|(key, item)| size(key, item)).sum(),
             items,
+            sessions: snapshot.sessions,
+            merged: snapshot.merged,
+            dropped: snapshot.dropped,
         })
     }
 }

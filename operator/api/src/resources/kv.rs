@@ -96,8 +96,9 @@ mod tests {
         let names = |value: serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };
-        let mut expected = names(serde_json::to_value(agent).unwrap());
-        expected.retain(|name| name != "listen" && name != "memberListen");
-        assert_eq!(names(serde_json::to_value(limits).unwrap()), expected);
+        let options = names(serde_json::to_value(agent).unwrap());
+        for limit in names(serde_json::to_value(limits).unwrap()) {
+            assert!(options.contains(&limit), "the agent has no option {limit}");
+        }
     }
 }

@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,8 +20,8 @@ use tracing::{debug, warn};
 
 use super::Context;
 use super::listener::Listener;
-use crate::request::{self, Answer, Refusal, Target};
-use crate::state::{Change, Outcome, Value};
+use crate::request::{self, Answer, Head, Refusal, Target};
+use crate::state::{Change, Value};
 
 /// For the head of a request, and for the pause between two requests on one connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -33,8 +33,12 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 100;
 /// Of each connection, for heads and for pieces of bodies.
 const BUFFER_BYTES_MAX: usize = 16 << 10;
+/// Of a body that is too large, read and thrown away.
+const SURPLUS_BYTES_MAX: usize = 4 << 20;
 /// What a swap's JSON may add to its values: escapes make six bytes of one.
 const JSON_FACTOR: usize = 6;
+/// Remembered writes that are listed to people.
+const OUTBOX_ROWS_MAX: usize = 200;
 /// After a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// For answers that are under way at the end.
@@ -121,11 +125,24 @@ async fn connection(stream: TcpStream, context: Arc<Context>, until: Shutdown, _
 }
 
 async fn answer(context: &Context, request: Request<Incoming>) -> Reply {
-    let (status, answer) = match carry_out(context, request).await {
-        Ok(answer) => (StatusCode::OK, answer),
-        Err(refusal) => (refusal.status, Answer::from(&refusal)),
-    };
-    let mut response = Response::new(Full::new(answer.to_json().into()));
+    match carry_out(context, request).await {
+        Ok(Content::Answer(answer)) => {
+            let status = if answer.remembered && answer.timeout {
+                StatusCode::ACCEPTED
+            } else if answer.timeout && answer.outcome.is_none() || answer.unknown {
+                StatusCode::GATEWAY_TIMEOUT
+            } else {
+                StatusCode::OK
+            };
+            reply(status, answer.to_json())
+        }
+        Ok(Content::Json(value)) => reply(StatusCode::OK, value.to_string().into_bytes()),
+        Err(refusal) => reply(refusal.status, Answer::from(&refusal).to_json()),
+    }
+}
+
+fn reply(status: StatusCode, json: Vec<u8>) -> Reply {
+    let mut response = Response::new(Full::new(json.into()));
     *response.status_mut() = status;
     response
         .headers_mut()
@@ -133,62 +150,42 @@ async fn answer(context: &Context, request: Request<Incoming>) -> Reply {
     response
 }
 
-async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Answer, Refusal> {
+/// What a request is answered with.
+enum Content {
+    Answer(Answer),
+    Json(serde_json::Value),
+}
+
+async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Content, Refusal> {
     let uri = request.uri();
-    let target = request::target(request.method(), uri.path(), uri.query())?;
-    let change = match target {
-        Target::Get(key) => {
-            let item = context.get(&key).await?;
-            return Ok(match item {
-                Some(item) => Answer {
-                    valid: true,
-                    revision: Some(item.revision),
-                    ..Answer::default().with_value(&item.value)
-                },
-                None => Answer::default(),
-            });
-        }
-        Target::Delete(key) => Change::Delete { key },
+    let Head { target, terms } = request::head(request.method(), uri.path(), uri.query())?;
+    let value_bytes_max = context.value_bytes_max;
+    let answer = match target {
+        Target::Get(key) => context.get(&key, &terms).await,
         Target::Set(key) => {
-            let value = Value::from(&body(request, context.value_bytes_max).await?[..]);
-            Change::Set { key, value }
+            let value = Value::from(&body(request, value_bytes_max).await?[..]);
+            if terms.local {
+                context.change_here(key, Some(value), &terms).await?
+            } else {
+                context.change(Change::Set { key, value }, &terms).await?
+            }
         }
+        Target::Delete(key) if terms.local => context.change_here(key, None, &terms).await?,
+        Target::Delete(key) => context.change(Change::Delete { key }, &terms).await?,
         Target::Swap(key) => {
-            let body = body(request, JSON_FACTOR * 2 * context.value_bytes_max).await?;
+            let body = body(request, JSON_FACTOR * 2 * value_bytes_max).await?;
             let (old, new) = request::swap_values(&body)?;
             for value in [&old, &new] {
-                check_size(value.as_ref().len(), context.value_bytes_max)?;
+                check_size(value.as_ref().len(), value_bytes_max)?;
             }
-            Change::Swap { key, old, new }
+            context.change(Change::Swap { key, old, new }, &terms).await?
         }
+        Target::OpenSession => context.open_session(&terms).await?,
+        Target::Outcome => context.outcome(&terms).await,
+        Target::Cancel => context.cancel(&terms).await?,
+        Target::Outbox => return Ok(Content::Json(context.memory.describe(OUTBOX_ROWS_MAX))),
     };
-    let new = match &change {
-        Change::Swap { new, .. } => Some(new.clone()),
-        Change::Set { .. } | Change::Delete { .. } => None,
-    };
-    Ok(match context.change(change).await? {
-        Outcome::Done { revision } => {
-            let answer = Answer {
-                valid: true,
-                revision: Some(revision),
-                ..Answer::default()
-            };
-            match new {
-                Some(value) => answer.with_value(&value),
-                None => answer,
-            }
-        }
-        Outcome::Differs { value, revision } => {
-            let answer = Answer {
-                revision: value.is_some().then_some(revision),
-                ..Answer::default()
-            };
-            match value {
-                Some(value) => answer.with_value(&value),
-                None => answer,
-            }
-        }
-    })
+    Ok(Content::Answer(answer))
 }
 
 fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
@@ -205,7 +202,8 @@ fn too_large(bytes_max: usize) -> Refusal {
     )
 }
 
-/// The body, if it is not larger than allowed.
+/// The body, if it is not larger than allowed. A larger one is read on for a while, so that its sender gets to read why it
+/// is refused.
 async fn body(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Refusal> {
     let headers = request.headers();
     let is_announced = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
@@ -215,16 +213,34 @@ async fn body(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Ref
             "the request has no body: send one, or `Content-Length: 0` for an empty value",
         ));
     }
-    let announced = request.body().size_hint().lower();
-    check_size(usize::try_from(announced).unwrap_or(usize::MAX), bytes_max)?;
-    let whole = Limited::new(request.into_body(), bytes_max).collect();
-    match tokio::time::timeout(BODY_TIMEOUT, whole).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
-        Ok(Err(error)) => Err(Refusal::bad(format!("the body cannot be read: {error}"))),
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()),
-        )),
+    let whole = read(request.into_body(), bytes_max);
+    tokio::time::timeout(BODY_TIMEOUT, whole)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs()),
+            ))
+        })
+}
+
+async fn read(mut body: Incoming, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let (mut whole, mut bytes) = (BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::bad(format!("the body cannot be read: {error}")))?;
+        // Trailers say nothing here.
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        bytes += data.len();
+        if bytes > bytes_max.saturating_add(SURPLUS_BYTES_MAX) {
+            break;
+        } else if bytes > bytes_max {
+            whole = BytesMut::new();
+        } else {
+            whole.extend_from_slice(&data);
+        }
     }
+    check_size(bytes, bytes_max)?;
+    Ok(whole.freeze())
 }

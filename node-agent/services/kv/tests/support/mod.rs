@@ -1,0 +1,260 @@
+//! Groups of members, and the plainest of HTTP clients.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kv::server::Shown;
+use kv::state::KvState;
+use kv::{Kv, Options};
+use replication::{
+    Durability, Leadership, Node, NodeOptions, Replica, ServeError, Service as _, Shutdown, Timing,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+/// The largest value of the groups here.
+pub(crate) const VALUE_BYTES_MAX: usize = 64 << 10;
+
+/// Long enough for any machine; reaching it is a failure, not a measurement.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+struct Member {
+    node: Node,
+    replica: Replica<KvState>,
+    until: Shutdown,
+    service: JoinHandle<Result<(), ServeError>>,
+}
+
+/// A group of three in one directory.
+pub(crate) struct Group {
+    directory: TempDir,
+    leaders: TcpListener,
+    addresses: Vec<(SocketAddr, SocketAddr)>,
+    members: BTreeMap<usize, Member>,
+}
+
+/// What a member answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) json: Value,
+}
+
+impl Answer {
+    pub(crate) fn valid(&self) -> bool {
+        self.json["valid"] == true
+    }
+
+    pub(crate) fn timeout(&self) -> bool {
+        self.json["timeout"] == true
+    }
+
+    pub(crate) fn value(&self) -> &str {
+        self.json["value"].as_str().unwrap()
+    }
+
+    pub(crate) fn error(&self) -> &str {
+        self.json["error"].as_str().unwrap_or_default()
+    }
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+}
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+    }
+}
+
+/// Asks until it is so.
+pub(crate) async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    within(what, async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+impl Group {
+    /// Three voters, one of which leads.
+    pub(crate) async fn of_three() -> Self {
+        let mut group = Self {
+            directory: tempfile::tempdir().unwrap(),
+            leaders: TcpListener::bind("127.0.0.1:0").unwrap(),
+            addresses: (0..3).map(|_| (free_port(), free_port())).collect(),
+            members: BTreeMap::new(),
+        };
+        for number in 0..3 {
+            group.start(number).await;
+        }
+        group.members[&0].node.initialize(Uuid::new_v4()).await.unwrap();
+        for number in 1..3 {
+            group.leader().await;
+            let peer = group.addresses[number].0.to_string();
+            let leader = &group.members[&0].node;
+            let admitted = leader.add_learner(format!("kv-{number}"), peer, format!("admin-{number}"));
+            let identity = admitted.await.unwrap();
+            group.members[&number].node.join(identity).await.unwrap();
+            leader.promote(identity.node_id).await.unwrap();
+        }
+        group
+    }
+
+    /// Starts a member, with what it has on its disk.
+    pub(crate) async fn start(&mut self, number: usize) {
+        let (peer, own) = self.addresses[number];
+        let data_dir = self.directory.path().join(number.to_string());
+        let (node, replica) = Node::start::<KvState>(NodeOptions {
+            name: format!("kv-{number}"),
+            data_dir: data_dir.clone(),
+            peer_listen: peer,
+            peer_advertise: peer.to_string(),
+            admin_advertise: format!("admin-{number}"),
+            timing: Timing::Lan,
+            durability: Durability::Strict,
+            tls: None,
+        })
+        .await
+        .unwrap();
+        let options = Options {
+            listen: self.leaders.local_addr().unwrap(),
+            socket: Some(self.leaders.try_clone().unwrap()),
+            member_listen: own,
+            value_bytes_max: VALUE_BYTES_MAX,
+            connections_max: 64,
+            doubt: Duration::from_secs(30),
+            policies: Vec::new(),
+            outbox_file: data_dir.join("outbox"),
+            shown: Shown::default(),
+        };
+        let until = Shutdown::new();
+        let (served, stop) = (replica.clone(), until.clone());
+        // As in a process of its own: what it started ends with it.
+        let service = std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            runtime.block_on(Kv::serve(options, served, stop))
+        });
+        let member = Member {
+            node,
+            replica,
+            until,
+            service,
+        };
+        self.members.insert(number, member);
+    }
+
+    /// Stops a member.
+    pub(crate) async fn stop(&mut self, number: usize) {
+        let member = self.members.remove(&number).unwrap();
+        member.until.request();
+        tokio::task::spawn_blocking(|| member.service.join().unwrap().unwrap())
+            .await
+            .unwrap();
+        member.node.stop().await;
+    }
+
+    /// The numbers of the members that run.
+    pub(crate) fn running(&self) -> Vec<usize> {
+        self.members.keys().copied().collect()
+    }
+
+    /// The number of the member that leads.
+    pub(crate) async fn leader(&self) -> usize {
+        within("an election", async {
+            loop {
+                let leads = |member: &Member| {
+                    matches!(*member.replica.leadership().borrow(), Leadership::Leader { .. })
+                };
+                if let Some((number, _)) = self.members.iter().find(|(_, member)| leads(member)) {
+                    return *number;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    /// Asks one member.
+    pub(crate) async fn ask(&self, number: usize, method: &str, path: &str, body: &str) -> Answer {
+        ask(self.addresses[number].1, method, path, body).await
+    }
+
+    /// Asks at the leader's address.
+    pub(crate) async fn ask_leader(&self, method: &str, path: &str, body: &str) -> Answer {
+        ask(self.leaders.local_addr().unwrap(), method, path, body).await
+    }
+
+    /// Sends these bytes to one member.
+    pub(crate) async fn send(&self, number: usize, bytes: &str) -> Answer {
+        send(self.addresses[number].1, bytes).await
+    }
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+    let length = body.len();
+    send(
+        address,
+        &format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"),
+    )
+    .await
+}
+
+async fn send(address: SocketAddr, bytes: &str) -> Answer {
+    within("an answer", async {
+        // A member that was just started may not listen yet.
+        let mut stream = loop {
+            match TcpStream::connect(address).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        let (mut reader, mut writer) = stream.split();
+        let sending = writer.write_all(bytes.as_bytes());
+        let reading = async {
+            let mut buffer = Vec::new();
+            loop {
+                let mut piece = [0; 4096];
+                let length = reader.read(&mut piece).await.unwrap();
+                assert!(length > 0, "closed after {:?}", String::from_utf8_lossy(&buffer));
+                buffer.extend_from_slice(&piece[..length]);
+                if let Some(answer) = parse(&buffer) {
+                    return answer;
+                }
+            }
+        };
+        // A server may answer and close before it has read everything.
+        let (_, answer) = tokio::join!(sending, reading);
+        answer
+    })
+    .await
+}
+
+/// The answer, once it is complete.
+fn parse(bytes: &[u8]) -> Option<Answer> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.trim().parse::<usize>().unwrap())
+    })?;
+    (body.len() >= length).then(|| Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        json: serde_json::from_str(&body[..length]).unwrap(),
+    })
+}
