@@ -68,7 +68,9 @@ impl Candidate {
             // Counted from before the request: the others count from when they saw its effect, which is later.
             let began = Instant::now();
             let deadline = renewed + RENEW_DEADLINE;
-            match tokio::time::timeout_at(deadline, self.round()).await {
+            // One request that hangs must not take all the time there is.
+            let until = deadline.min(began + REQUEST_TIMEOUT);
+            match tokio::time::timeout_at(until, self.round()).await {
                 Ok(Ok(true)) => renewed = began,
                 Ok(Ok(false)) => {
                     tracing::error!(lease = self.name, "another operator took the lease");
@@ -76,6 +78,12 @@ impl Candidate {
                 }
                 Ok(Err(error)) if Instant::now() < deadline => {
                     tracing::warn!(lease = self.name, %error, "the lease was not renewed");
+                }
+                Err(_) if Instant::now() < deadline => {
+                    tracing::warn!(
+                        lease = self.name,
+                        "the API server took too long to renew the lease"
+                    );
                 }
                 Ok(Err(_)) | Err(_) => {
                     tracing::error!(lease = self.name, "the lease could not be renewed in time");
@@ -177,6 +185,9 @@ const LEASE_SECONDS: i32 = 15;
 
 /// A holder that could not renew for so long stops working, well before another may begin.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+
+/// For reading and writing the record once.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Between two looks.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);

@@ -145,7 +145,11 @@ async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Cand
         controller: "quorate.dev/operator".to_owned(),
         instance: Some(identity.clone()),
     };
-    let mut candidate = Candidate::new(client.clone(), &namespace, args.lease.clone(), identity);
+    // With connections of its own: the lease must not wait behind the work.
+    let own = Client::try_default()
+        .await
+        .context("reading the credentials for the API server once more")?;
+    let mut candidate = Candidate::new(own, &namespace, args.lease.clone(), identity);
     candidate.acquire().await;
     metrics.set_leader(true);
     let shared = Shared {
