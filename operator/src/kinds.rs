@@ -4,10 +4,11 @@ use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, PersistentVolumeClaimVolumeSource, Volume};
 use kube::Resource;
 use operator_api::ServiceKind;
-use operator_api::config::{KvConfig, ServiceConfig, TftpConfig};
-use operator_api::resources::{GroupSpec, GroupStatus, KvCluster, Quantity, TftpCluster};
+use operator_api::config::{FileSource, KvConfig, ServiceConfig, TftpConfig};
+use operator_api::resources::{GroupSpec, GroupStatus, KvCluster, Quantity, TftpCluster, TftpSource};
 use serde::de::DeserializeOwned;
 
 use crate::validate::Invalid;
@@ -36,6 +37,11 @@ pub(crate) trait Group:
 
     /// The ports that clients use.
     fn ports(&self) -> Result<Vec<ClientPort>, Invalid>;
+
+    /// What members mount besides their own.
+    fn mounts(&self) -> Vec<Mount> {
+        Vec::new()
+    }
 }
 
 /// A port that clients use.
@@ -51,6 +57,15 @@ pub(crate) struct ClientPort {
     pub pod_port: u16,
     /// Where every member answers, whoever leads, if the service has such a port: `-read` leads there.
     pub member_port: Option<u16>,
+}
+
+/// Files that members only read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Mount {
+    /// The volume.
+    pub volume: Volume,
+    /// Where it is mounted.
+    pub path: String,
 }
 
 impl Group for TftpCluster {
@@ -77,7 +92,12 @@ impl Group for TftpCluster {
             cache_bytes_max: bytes("limits.cacheBytesMax", &limits.cache_bytes_max)?,
             content_bytes_max: bytes("limits.contentBytesMax", &limits.content_bytes_max)?,
             files_max: number("limits.filesMax", limits.files_max)?,
-            sources: Vec::new(),
+            sources: self
+                .spec
+                .sources
+                .iter()
+                .map(file_source)
+                .collect::<Result<_, _>>()?,
         };
         config.validate().map_err(Invalid::Service)?;
         Ok(ServiceConfig::Tftp(config))
@@ -97,6 +117,74 @@ impl Group for TftpCluster {
             member_port: None,
         }])
     }
+
+    fn mounts(&self) -> Vec<Mount> {
+        self.spec.sources.iter().filter_map(source_mount).collect()
+    }
+}
+
+fn file_source(source: &TftpSource) -> Result<FileSource, Invalid> {
+    let directory = |prefix: &str| FileSource::Directory {
+        name: source.name.clone(),
+        directory: source_directory(source).into(),
+        prefix: prefix.to_owned(),
+    };
+    // The schema lets exactly one of them through.
+    match (&source.config_map, &source.persistent_volume_claim, &source.http) {
+        (Some(files), _, _) => Ok(directory(&files.prefix)),
+        (_, Some(files), _) => Ok(directory(&files.prefix)),
+        (_, _, Some(file)) => Ok(FileSource::Http {
+            name: source.name.clone(),
+            url: file.url.clone(),
+            sha256: file.sha256.clone(),
+            path: file.path.clone(),
+            bytes_max: bytes("sources.http.bytesMax", &file.bytes_max)?,
+            ca_file: file
+                .ca_config_map_ref
+                .as_ref()
+                .map(|_| format!("{}/ca.crt", source_directory(source)).into()),
+        }),
+        (None, None, None) => Err(Invalid::Service(format!(
+            "the source `{}` names no files",
+            source.name
+        ))),
+    }
+}
+
+fn source_mount(source: &TftpSource) -> Option<Mount> {
+    let authorities = source
+        .http
+        .as_ref()
+        .and_then(|file| file.ca_config_map_ref.as_ref());
+    let name = match &source.config_map {
+        Some(files) => Some(&files.name),
+        None => authorities.map(|reference| &reference.name),
+    };
+    let config_map = name.map(|name| ConfigMapVolumeSource {
+        name: name.clone(),
+        ..ConfigMapVolumeSource::default()
+    });
+    let claim = source
+        .persistent_volume_claim
+        .as_ref()
+        .map(|files| PersistentVolumeClaimVolumeSource {
+            claim_name: files.claim_name.clone(),
+            read_only: Some(true),
+        });
+    let has_files = config_map.is_some() || claim.is_some();
+    has_files.then(|| Mount {
+        volume: Volume {
+            name: format!("source-{}", source.name),
+            config_map,
+            persistent_volume_claim: claim,
+            ..Volume::default()
+        },
+        path: source_directory(source),
+    })
+}
+
+fn source_directory(source: &TftpSource) -> String {
+    format!("{SOURCES_DIR}/{}", source.name)
 }
 
 impl Group for KvCluster {
@@ -161,6 +249,9 @@ fn bytes(field: &'static str, amount: &Quantity) -> Result<u64, Invalid> {
 
 /// Beside the leader's port.
 const KV_MEMBER_PORT: u16 = ServiceKind::Kv.client_port() + 1;
+
+/// Where the sources' volumes are mounted.
+const SOURCES_DIR: &str = "/etc/quorate/sources";
 
 /// RFC 1350 §4.
 const TFTP_PORT: u16 = 69;

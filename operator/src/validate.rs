@@ -16,7 +16,7 @@ use operator_api::{AgentConfig, ServiceKind};
 use sha2::{Digest, Sha256};
 
 use crate::build::{self, ADMIN_PORT, PEER_PORT, TOKEN_KEY};
-use crate::kinds::{ClientPort, Group};
+use crate::kinds::{ClientPort, Group, Mount};
 
 pub(crate) use operator_api::resources::{UpgradeSpec, UpgradeType};
 
@@ -65,6 +65,8 @@ pub(crate) struct Validated {
     pub service: ServiceShape,
     /// The ports that clients use.
     pub ports: Vec<ClientPort>,
+    /// What members mount besides their own.
+    pub mounts: Vec<Mount>,
     /// The members' configuration.
     pub agent: AgentConfig,
     /// The configuration as it is written.
@@ -212,6 +214,7 @@ pub(crate) fn validate<K: Group>(resource: &K, settings: &Settings) -> Result<Va
         agent: agent_config(resource, listen, &name)?,
         service,
         ports,
+        mounts: resource.mounts(),
         config_text: String::new(),
         config_hash: String::new(),
         tls_secret: None,

@@ -11,6 +11,7 @@ mod kv;
 mod quantity;
 mod scheduling;
 mod service;
+mod sources;
 mod status;
 mod storage;
 mod tftp;
@@ -22,6 +23,7 @@ pub use kv::{KvCluster, KvClusterSpec, KvLimits};
 pub use quantity::Quantity;
 pub use scheduling::{Scheduling, Spread, Toleration, TolerationEffect, TolerationOperator};
 pub use service::{ExternalTrafficPolicy, IpFamily, ServiceSpec, ServiceType};
+pub use sources::{ConfigMapFiles, HttpFile, TftpSource, TftpSourceType, VolumeFiles};
 pub use status::{
     GroupStatus, InitializationState, InitializationStatus, LeaderRef, MemberReport, MemberRole, UpgradeStep,
 };

@@ -257,6 +257,8 @@ fn mounts(service: &Validated) -> Vec<VolumeMount> {
     if service.tls_secret.is_some() {
         mounts.push(mount("peer-tls", PEER_TLS_DIR, false));
     }
+    let others = service.mounts.iter();
+    mounts.extend(others.map(|other| mount(&other.volume.name, &other.path, false)));
     mounts
 }
 
@@ -285,6 +287,7 @@ fn volumes(service: &Validated) -> Vec<Volume> {
     if let Some(name) = &service.tls_secret {
         volumes.push(secret("peer-tls", name.clone()));
     }
+    volumes.extend(service.mounts.iter().map(|other| other.volume.clone()));
     if let Storage::Ephemeral { size } = &service.storage {
         volumes.push(Volume {
             name: DATA_CLAIM.to_owned(),

@@ -75,6 +75,14 @@ fn every_field_of_the_resource_arrives() {
         "logFormat": "Text",
         "drainSeconds": 40,
         "upgrade": {"type": "OnDelete", "minReadySeconds": 3, "progressDeadlineSeconds": 60},
+        "sources": [
+            {"name": "boot", "type": "ConfigMap", "configMap": {"name": "boot-files", "prefix": "pxe"}},
+            {"name": "images", "type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "images"}},
+            {"name": "kernel", "type": "Http", "http": {
+                "url": "https://mirror.example/vmlinuz", "path": "vmlinuz", "bytesMax": "64Mi", "caConfigMapRef": {"name": "roots"},
+                "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+            }}
+        ],
         "limits": {"sessionsMax": 10, "sessionsPerClientMax": 9, "blockSizeMax": 1468, "cacheBytesMax": "8Mi"}
     }));
     let children = children(

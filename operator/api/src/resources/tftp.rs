@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::group::GroupSpec;
 use super::quantity::{Quantity, bytes_schema};
+use super::sources::TftpSource;
 use super::status::GroupStatus;
 use crate::config::TftpConfig;
 
@@ -47,6 +48,11 @@ pub struct TftpClusterSpec {
     /// Bounds of what clients may ask for and of what members keep.
     #[serde(default)]
     pub limits: TftpLimits,
+    /// Where the server takes files from by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub sources: Vec<TftpSource>,
 }
 
 /// Bounds of a TFTP server. Each has the name of the agent's own option.
@@ -152,7 +158,7 @@ mod tests {
             value.as_object().unwrap().keys().cloned().collect()
         };
         let mut expected = names(serde_json::to_value(agent).unwrap());
-        expected.retain(|name| name != "listen");
+        expected.retain(|name| name != "listen" && name != "sources");
         assert_eq!(names(serde_json::to_value(limits).unwrap()), expected);
     }
 
