@@ -78,7 +78,7 @@ clusterDNS: ["10.96.0.10"]
 clusterDomain: cluster.local
 containerRuntimeEndpoint: unix://$at/containerd.sock
 enforceNodeAllocatable: []
-evictionHard: {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"}
+evictionHard: {"memory.available": "100Mi", "nodefs.available": "100Mi", "imagefs.available": "100Mi"}
 failCgroupV1: false
 failSwapOn: false
 imageGCHighThresholdPercent: 100

@@ -9,12 +9,16 @@ use std::time::Duration;
 mod clients;
 mod cluster;
 pub mod faults;
+mod operator;
 mod space;
+mod tftp;
 mod watch;
 
 pub use clients::{ClientPod, PodDownload};
-pub use cluster::{Applied, Cluster, image};
+pub use cluster::{Cluster, image};
+pub use operator::Operator;
 pub use space::Space;
+pub use tftp::TftpCluster;
 
 /// How long any state of the cluster may take before a test calls it a failure. Generous: pods start slowly on a machine
 /// that does other things as well, and a test that ends well never waits this long.

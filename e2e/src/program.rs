@@ -6,11 +6,17 @@ use anyhow::{Context, bail};
 
 /// The release binary of the agent: `QUORATE_AGENT`, else the one in the target directory this test was built in.
 pub fn agent() -> anyhow::Result<PathBuf> {
+    release_program("quorate-agent", "QUORATE_AGENT")
+}
+
+/// A release binary of ours: the one that the environment variable `named_by` names, else the one in the target directory
+/// this test was built in.
+pub fn release_program(name: &str, named_by: &str) -> anyhow::Result<PathBuf> {
     #[expect(
         clippy::disallowed_methods,
         reason = "a test driver: the environment enters here"
     )]
-    let named = std::env::var("QUORATE_AGENT").ok().map(PathBuf::from);
+    let named = std::env::var(named_by).ok().map(PathBuf::from);
     let path = match named {
         Some(path) => path,
         None => {
@@ -20,12 +26,12 @@ pub fn agent() -> anyhow::Result<PathBuf> {
                 .find(|dir| dir.ends_with("debug") || dir.ends_with("release"))
                 .and_then(Path::parent)
                 .with_context(|| format!("{} is not in a cargo target directory", exe.display()))?;
-            target.join("release/quorate-agent")
+            target.join("release").join(name)
         }
     };
     if !path.is_file() {
         bail!(
-            "{} is missing: build it with `cargo build --release -p node-agent`, or name another with QUORATE_AGENT",
+            "{} is missing: build it with `cargo build --release --bin {name}`, or name another with {named_by}",
             path.display()
         );
     }

@@ -114,7 +114,7 @@ fn publish(slice: &mut Value, epoch: &str, pod: &str) {
 #[test]
 fn late_and_foreign_writes_are_refused_by_the_api_server() {
     let cluster = Cluster::connect().unwrap();
-    let _policy = cluster.apply_file(POLICY).unwrap();
+    cluster.apply_file(POLICY).unwrap();
     let scene = Scene::set(&cluster).unwrap();
 
     // The API server learns of a new policy a moment after it has stored it. Whatever it let pass before is undone.

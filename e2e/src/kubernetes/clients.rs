@@ -1,14 +1,13 @@
 //! Clients in pods: stock programs on the pod network, on a node of the test's choice.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::cluster::image;
 use super::{PATIENCE, Space};
+use crate::data::sha256;
 use crate::process::Process;
 
 /// A pod that waits for commands, with curl, tftp, atftp and busybox.
@@ -114,29 +113,14 @@ impl PodDownload<'_> {
         size.trim().parse().context("reading a file's size")
     }
 
-    /// Whether the client still runs.
-    #[must_use]
-    pub fn runs(&self) -> bool {
-        self.process.is_alive()
-    }
-
     /// Waits for the client's successful end and compares the file.
     pub fn ends_identical(&mut self, expected: &[u8], within: Duration) -> anyhow::Result<()> {
         self.process.succeed(within)?;
         let printed = self.process.output();
         ensure!(
-            printed.starts_with(&digest(expected)),
+            printed.starts_with(&sha256(expected)),
             "the file that arrived is another one: {printed}"
         );
         Ok(())
     }
-}
-
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |mut text, byte| {
-            write!(text, "{byte:02x}").ok();
-            text
-        })
 }

@@ -54,12 +54,13 @@ impl Cluster {
         run(command, Some(manifests)).map(drop)
     }
 
-    /// Applies a file or a folder of the source tree; what it holds is removed with the guard.
-    pub fn apply_file(&self, path: &str) -> anyhow::Result<Applied<'_>> {
-        let path = source_root().join(path).to_string_lossy().into_owned();
-        let applied = Applied { cluster: self, path };
-        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &applied.path])?;
-        Ok(applied)
+    /// Applies a file or a folder of the source tree. It stays: a definition that goes takes all its resources along, also
+    /// those that are none of a test's business.
+    pub fn apply_file(&self, path: &str) -> anyhow::Result<()> {
+        let path = source_root().join(path);
+        let path = path.to_string_lossy();
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &path])
+            .map(drop)
     }
 
     /// Runs a command of `e2e/cluster`, which only knows the cluster that it brought up.
@@ -89,22 +90,6 @@ impl Cluster {
         internal
             .find_map(|address| address["address"].as_str().map(str::to_owned))
             .with_context(|| format!("{node} has no address"))
-    }
-}
-
-/// Objects from a file of the source tree, while a test needs them.
-#[derive(Debug)]
-pub struct Applied<'a> {
-    cluster: &'a Cluster,
-    path: String,
-}
-
-impl Drop for Applied<'_> {
-    fn drop(&mut self) {
-        let arguments = ["delete", "-f", &self.path, "--ignore-not-found", "--timeout=120s"];
-        if let Err(error) = self.cluster.kubectl(&arguments) {
-            eprintln!("{error:#}");
-        }
     }
 }
 
