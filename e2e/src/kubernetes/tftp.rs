@@ -63,6 +63,8 @@ impl<'a> TftpCluster<'a> {
             "--token-file",
         ]);
         command.arg(token.path()).arg(file.path()).arg(name);
+        // A busy machine elects again and again before it settles.
+        command.args(["--wait", "120"]);
         run(command, None).map(drop)
     }
 
