@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use operator_api::admin::{FileInfo, MemberDetail};
+use operator_api::config::ServiceKind;
 use operator_api::{MemberStatus, Role};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
@@ -29,6 +30,8 @@ const REPLICAS_MAX: u16 = 5;
 pub struct GroupOptions {
     /// How many members it has.
     pub replicas: u16,
+    /// The service.
+    pub service: ServiceKind,
     /// A directory whose files are imported at the start.
     pub tftp_root: Option<PathBuf>,
 }
@@ -37,6 +40,7 @@ impl Default for GroupOptions {
     fn default() -> Self {
         Self {
             replicas: 3,
+            service: ServiceKind::Tftp,
             tftp_root: None,
         }
     }
@@ -48,7 +52,7 @@ pub struct Group {
     options: GroupOptions,
     supervisor: Option<Process>,
     admin: Admin,
-    tftp_port: u16,
+    client_port: u16,
     admin_port: u16,
     peer_port: u16,
     ipv6: bool,
@@ -81,7 +85,11 @@ impl Group {
         Ok(Self {
             supervisor: None,
             admin: Admin::new()?,
-            tftp_port: free_udp()?,
+            client_port: match options.service {
+                ServiceKind::Tftp => free_udp()?,
+                // The leader's, and one for each member.
+                ServiceKind::Kv => free_run(REPLICAS_MAX + 1)?,
+            },
             // Some may be needed when the group grows.
             admin_port: free_run(options.replicas.max(REPLICAS_MAX))?,
             peer_port: free_run(options.replicas.max(REPLICAS_MAX))?,
@@ -101,16 +109,20 @@ impl Group {
 
     /// Starts the processes and waits for nothing.
     pub fn launch_only(&mut self) -> anyhow::Result<()> {
-        let mut command = self.agent_command(&["local", "tftp", "--json"])?;
+        let service = self.options.service;
+        let mut command = self.agent_command(&["local", &service.to_string(), "--json"])?;
         command.args(["--replicas", &self.options.replicas.to_string()]);
-        let port = self.tftp_port;
+        let port = self.client_port;
         if self.ipv6 {
-            command.args(["--tftp-listen", &format!("[::1]:{port}")]);
+            command.args([&format!("--{service}-listen"), &format!("[::1]:{port}")]);
         } else {
-            command.args(["--tftp-port", &port.to_string()]);
+            command.args([&format!("--{service}-port"), &port.to_string()]);
         }
-        command.args(["--admin-port", &self.admin_port.to_string()]);
-        command.args(["--peer-port", &self.peer_port.to_string()]);
+        // Both options name the first TFTP member's port; those of the other services are higher.
+        let admin_port = self.admin_port + ServiceKind::Tftp.local_admin_port() - service.local_admin_port();
+        let peer_port = self.peer_port + ServiceKind::Tftp.local_peer_port() - service.local_peer_port();
+        command.args(["--admin-port", &admin_port.to_string()]);
+        command.args(["--peer-port", &peer_port.to_string()]);
         if let Some(root) = &self.options.tftp_root {
             command.arg("--tftp-root").arg(root);
         }
@@ -127,7 +139,21 @@ impl Group {
     /// The port of the TFTP listener.
     #[must_use]
     pub fn tftp_port(&self) -> u16 {
-        self.tftp_port
+        self.client_port
+    }
+
+    /// The ports at which key-value clients reach the members, whoever leads.
+    #[must_use]
+    pub fn kv_member_ports(&self) -> Vec<u16> {
+        let offset = ServiceKind::Kv.local_member_port_offset().unwrap_or(0);
+        let first = self.client_port + offset;
+        (first..first + self.options.replicas).collect()
+    }
+
+    /// The port of the key-value listener that only the leader serves.
+    #[must_use]
+    pub fn kv_port(&self) -> u16 {
+        self.client_port
     }
 
     /// The admin port of the member number `index`.

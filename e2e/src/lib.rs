@@ -2,7 +2,8 @@
 //! benchmarks share.
 //!
 //! Start with [`Group`] (three real agents on loopback), [`Client`] (stock TFTP clients), [`Proxy`] (a UDP link that
-//! watches and disturbs) and [`eventually`], the only place that waits for a state.
+//! watches and disturbs), [`kv::campaign`] (a key-value group under faults) and [`eventually`], the only place that waits
+//! for a state.
 
 pub mod admin;
 pub mod client;
@@ -11,6 +12,7 @@ pub mod data;
 pub mod gaps;
 pub mod group;
 pub mod kubernetes;
+pub mod kv;
 pub mod ports;
 pub mod process;
 pub mod program;

@@ -85,6 +85,7 @@ fn two_leaders_killed_one_after_another_in_a_group_of_five() {
     let group = Group::start_with(GroupOptions {
         replicas: 5,
         tftp_root: None,
+        ..GroupOptions::default()
     })
     .unwrap();
     let content = serve(&group, "image.bin", 6, IMAGE_BYTES).unwrap();

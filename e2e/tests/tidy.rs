@@ -51,7 +51,7 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
             BTreeSet::from(["operator-api", "replication", "kv", "tftp"]),
         ),
         ("linearizability", BTreeSet::new()),
-        ("e2e", BTreeSet::from(["operator-api"])),
+        ("e2e", BTreeSet::from(["operator-api", "linearizability"])),
     ])
 }
 
