@@ -110,7 +110,7 @@ fn try_rule(space: &Space<'_>, kind: &str, number: usize, case: &Case) -> anyhow
 #[test]
 fn each_rule_accepts_and_rejects_on_the_api_server() {
     let cluster = Cluster::connect().unwrap();
-    let _definitions = cluster.apply_file("crds").unwrap();
+    cluster.apply_file("crds").unwrap();
     let kinds = await_definitions(&cluster).unwrap();
     let space = Space::new(&cluster, "rules").unwrap();
     let cases = cases().unwrap();
@@ -129,7 +129,7 @@ fn each_rule_accepts_and_rejects_on_the_api_server() {
 #[test]
 fn samples_are_accepted_as_they_are() {
     let cluster = Cluster::connect().unwrap();
-    let _definitions = cluster.apply_file("crds").unwrap();
+    cluster.apply_file("crds").unwrap();
     await_definitions(&cluster).unwrap();
     let space = Space::new(&cluster, "samples").unwrap();
     let samples = source_root().join("crds/samples");
