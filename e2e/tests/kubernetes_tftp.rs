@@ -1,11 +1,23 @@
-//! The TftpCluster that users are given as a sample becomes ready and serves.
+//! A TftpCluster serves, and goes on in the middle of a download when its leader is lost, whoever else is gone.
 
 use e2e::clock::PATIENCE as SOON;
 use e2e::data::random_bytes;
+use e2e::kubernetes::faults::kill_pod;
 use e2e::kubernetes::{ClientPod, Cluster, Operator, Space, TftpCluster};
+
+/// Long enough in 512-byte blocks that a leader can be killed in the middle.
+const LONG: usize = 32 << 20;
 
 /// A manifest of the samples that users are given.
 const SAMPLE: &str = include_str!("../../crds/samples/tftpcluster.yaml");
+
+/// Patient elections: what is asked here is whether downloads go on, not how soon.
+const PATIENT: &str = r#"
+apiVersion: quorate.dev/v1alpha1
+kind: TftpCluster
+metadata: {name: boot}
+spec: {replicas: 3, timing: Edge}
+"#;
 
 #[test]
 fn sample_becomes_ready_and_serves_pods() {
@@ -20,4 +32,24 @@ fn sample_becomes_ready_and_serves_pods() {
         let client = ClientPod::start(&space, &format!("client-{node}"), Some(&node)).unwrap();
         client.fetch("tftp://boot/pxelinux.0", &content, SOON).unwrap();
     }
+}
+
+#[test]
+fn download_goes_on_when_the_leader_pod_is_killed() {
+    let cluster = Cluster::connect().unwrap();
+    Operator::define(&cluster).unwrap();
+    let space = Space::new(&cluster, "tftp-kill").unwrap();
+    let operator = Operator::start(&space).unwrap();
+    let boot = TftpCluster::apply(&space, "boot", PATIENT).unwrap();
+    let content = random_bytes(2, LONG);
+    boot.put("image", &content).unwrap();
+    let client = ClientPod::start(&space, "client", None).unwrap();
+
+    let kill = |leader: &str| kill_pod(&space, leader);
+    boot.download_across(&client, "image", &content, kill).unwrap();
+    boot.await_ready().unwrap();
+
+    // The leader publishes itself: nobody else is needed.
+    drop(operator);
+    boot.download_across(&client, "image", &content, kill).unwrap();
 }

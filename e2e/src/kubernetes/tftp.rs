@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use super::cluster::run;
-use super::{PATIENCE, Space};
+use super::{ClientPod, PATIENCE, Space};
+use crate::clock::eventually;
 use crate::program::agent;
 
 /// A TftpCluster in a namespace.
@@ -40,6 +41,24 @@ impl<'a> TftpCluster<'a> {
         named_in(&slice)
     }
 
+    /// The node that it runs on.
+    pub fn leader_node(&self) -> anyhow::Result<String> {
+        let leader = self.space.get("pod", &self.leader()?)?;
+        let node = leader["spec"]["nodeName"].as_str();
+        node.map(str::to_owned).context("the leader is on no node")
+    }
+
+    /// Waits until the clients' address leads to another pod than `pod`, or to a new pod of that name; `uid` is the old
+    /// pod's.
+    fn await_leader_after(&self, uid: &Value) -> anyhow::Result<String> {
+        self.space
+            .await_object("endpointslice", &self.slice(), PATIENCE, |slice| {
+                let now = &slice["endpoints"][0]["targetRef"]["uid"];
+                ensure!(!now.is_null() && now != uid, "it still names the pod {now}");
+                named_in(slice)
+            })
+    }
+
     /// Stores a file in the group, on the network that joins the nodes.
     pub fn put(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let leader = self.space.get("pod", &self.leader()?)?;
@@ -66,6 +85,35 @@ impl<'a> TftpCluster<'a> {
         // A busy machine elects again and again before it settles.
         command.args(["--wait", "120"]);
         run(command, None).map(drop)
+    }
+
+    /// Lets `client` download the file `name`, does something to the leader in the middle of it, waits until another pod
+    /// leads, and compares what arrived with `content`.
+    pub fn download_across<T>(
+        &self,
+        client: &ClientPod<'_>,
+        name: &str,
+        content: &[u8],
+        fault: impl FnOnce(&str) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let leader = self.leader()?;
+        let uid = self.space.get("pod", &leader)?["metadata"]["uid"].clone();
+        let mut download = client.download(&format!("tftp://{}/{name}", self.name))?;
+        eventually("the download is under way", PATIENCE, || {
+            match download.arrived()? {
+                0 => bail!("nothing has arrived"),
+                _ => Ok(()),
+            }
+        })?;
+        let done = fault(&leader)?;
+        let arrived = download.arrived()?;
+        ensure!(
+            arrived < content.len() as u64,
+            "the download ended before its leader: {arrived} bytes"
+        );
+        self.await_leader_after(&uid)?;
+        download.ends_identical(content, PATIENCE)?;
+        Ok(done)
     }
 
     fn slice(&self) -> String {
