@@ -184,6 +184,12 @@ impl Leader {
             .replica
             .local(|state| state.sessions().cloned().collect());
         let exact = self.context.board.is_exact_for(self.term);
+        let mut limits = self.context.options.limits;
+        if self.context.options.address_moves {
+            // Address translation keeps what this member sends from the client until the client has sent something to the
+            // moved address itself (curl: after 72 s). Until then its silence says nothing, however often it is sent to.
+            limits.retransmissions_max = u32::MAX;
+        }
         if !records.is_empty() {
             info!(
                 term = self.term,
@@ -195,7 +201,7 @@ impl Leader {
         for record in records {
             let now = self.now();
             let told = self.context.board.position(record.id);
-            let session = Session::resume(&record, told, exact, self.context.options.limits, now);
+            let session = Session::resume(&record, told, exact, limits, now);
             self.context.options.metrics.resumed();
             self.enter(record.fixed.key, session);
         }
