@@ -184,12 +184,9 @@ impl Leader {
             .replica
             .local(|state| state.sessions().cloned().collect());
         let exact = self.context.board.is_exact_for(self.term);
-        let mut limits = self.context.options.limits;
-        if self.context.options.address_moves {
-            // Address translation keeps what this member sends from the client until the client has sent something to the
-            // moved address itself (curl: after 72 s). Until then its silence says nothing, however often it is sent to.
-            limits.retransmissions_max = u32::MAX;
-        }
+        // Behind a Service the client speaks first: a packet from here would take the place that the nodes' address
+        // translation needs to lead the client to this member under its own port.
+        let (speaks_first, limits) = (self.context.options.address_moves, self.context.options.limits);
         if !records.is_empty() {
             info!(
                 term = self.term,
@@ -201,7 +198,7 @@ impl Leader {
         for record in records {
             let now = self.now();
             let told = self.context.board.position(record.id);
-            let session = Session::resume(&record, told, exact, limits, now);
+            let session = Session::resume(&record, told, exact, speaks_first, limits, now);
             self.context.options.metrics.resumed();
             self.enter(record.fixed.key, session);
         }
@@ -284,6 +281,7 @@ impl Leader {
         // long under way, the ERROR would end a transfer that is well.
         let now = self.now();
         if let Some(session) = self.sessions.get_mut(&key) {
+            session.wake(now);
             session.transfer.handle(input, now);
             self.carry_out(key);
         }
@@ -303,6 +301,7 @@ impl Leader {
             && session.fixed.mode == mode
         {
             // The first answer was lost, or is slow.
+            session.wake(self.epoch.elapsed());
             session
                 .transfer
                 .handle(Input::RepeatedRequest, self.epoch.elapsed());
@@ -405,7 +404,11 @@ impl Leader {
                 continue;
             }
             session.scheduled = Duration::MAX;
-            if session.transfer.deadline() <= now {
+            if session.is_asleep() && session.deadline() <= now {
+                self.end(key, End::Idle);
+                continue;
+            }
+            if !session.is_asleep() && session.transfer.deadline() <= now {
                 session.transfer.handle(Input::Deadline, now);
             }
             self.carry_out(key);
@@ -414,7 +417,7 @@ impl Leader {
 
     /// Does what a session says until it says no more, and sets its timer.
     fn carry_out(&mut self, key: SessionKey) {
-        while let Some(session) = self.sessions.get_mut(&key) {
+        while let Some(session) = self.sessions.get_mut(&key).filter(|session| !session.is_asleep()) {
             let Some(output) = session.transfer.poll_output() else {
                 break;
             };
@@ -442,7 +445,7 @@ impl Leader {
                 self.told_at = Duration::ZERO;
             }
         }
-        let deadline = session.transfer.deadline();
+        let deadline = session.deadline();
         if deadline < session.scheduled {
             session.scheduled = deadline;
             self.timers.push(Reverse((deadline, session.id)));

@@ -27,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) since: Duration,
     /// Blocks sent by this leader.
     pub(crate) sent: u64,
+    /// What is known of a transfer that waits for its client to speak first; see [`Session::wake`].
+    asleep: Option<(Known, Limits)>,
 }
 
 impl Session {
@@ -36,11 +38,13 @@ impl Session {
         Self::new(id, fixed, transfer, now)
     }
 
-    /// A session that another leader opened; `told` is where its client was when last heard of.
+    /// A session that another leader opened; `told` is where its client was when last heard of. `speaks_first`: the
+    /// client does.
     pub(crate) fn resume(
         record: &SessionRecord,
         told: Option<Position>,
         exact: bool,
+        speaks_first: bool,
         limits: Limits,
         now: Duration,
     ) -> Self {
@@ -52,7 +56,29 @@ impl Session {
             exact,
         };
         let transfer = Transfer::resume(terms(&record.fixed), limits, known, now);
-        Self::new(record.id, record.fixed.clone(), transfer, now)
+        let mut session = Self::new(record.id, record.fixed.clone(), transfer, now);
+        session.asleep = speaks_first.then_some((known, limits));
+        session
+    }
+
+    /// Whether nothing may be sent before the client has sent something.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.asleep.is_some()
+    }
+
+    /// The client has sent something: the transfer begins where it was taken over.
+    pub(crate) fn wake(&mut self, now: Duration) {
+        if let Some((known, limits)) = self.asleep.take() {
+            self.transfer = Transfer::resume(terms(&self.fixed), limits, known, now);
+        }
+    }
+
+    /// When there is something to do for it: for a sleeping one, when it has slept long enough to be forgotten.
+    pub(crate) fn deadline(&self) -> Duration {
+        match &self.asleep {
+            Some((_, limits)) => self.since + limits.idle_max,
+            None => self.transfer.deadline(),
+        }
     }
 
     fn new(id: SessionId, fixed: NewSession, transfer: Transfer, now: Duration) -> Self {
@@ -72,6 +98,7 @@ impl Session {
             ahead: 0,
             since: now,
             sent: 0,
+            asleep: None,
         }
     }
 

@@ -583,21 +583,3 @@ fn new_leader_waits_for_a_client_that_bears_one_oack() {
     at(&mut transfer, 4700, Input::RepeatedRequest, &[Output::SendOack]);
     at(&mut transfer, 4701, Input::Ack(0), &[Output::Checkpoint(0)]);
 }
-
-#[test]
-fn transfer_taken_over_behind_a_moved_address_waits_for_its_client_until_it_is_idle() {
-    let limits = Limits {
-        retransmissions_max: u32::MAX,
-        idle_max: Duration::from_secs(120),
-    };
-    let mut transfer = Transfer::resume(plain(99), limits, known(7, 0), ms(0));
-    while transfer.deadline() < ms(72_000) {
-        let at = transfer.deadline();
-        transfer.handle(Input::Deadline, at);
-        let ended = drain(&mut transfer)
-            .into_iter()
-            .any(|output| matches!(output, Output::Closed(_)));
-        assert!(!ended, "given up at {at:?}");
-    }
-    at(&mut transfer, 72_000, Input::Ack(7), &[data(8, 1)]);
-}
