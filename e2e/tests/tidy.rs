@@ -19,6 +19,9 @@ const PURE: [&str; 10] = [
 /// The operator's pure files and folders.
 const PURE_IN_OPERATOR: [&str; 5] = ["validate", "kinds", "build", "plan", "status"];
 
+/// Those of `kubectl-quorate`.
+const PURE_IN_KUBECTL: [&str; 3] = ["view", "tree", "doctor"];
+
 /// What pure code never says: I/O, clocks, chance, tasks.
 const IMPURE: [&str; 10] = [
     "tokio",
@@ -41,6 +44,7 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     BTreeMap::from([
         ("operator", BTreeSet::from(["operator-api"])),
         ("operator-api", BTreeSet::new()),
+        ("quorate-kubectl", BTreeSet::from(["operator-api"])),
         ("wal", BTreeSet::new()),
         ("replication", BTreeSet::from(["wal"])),
         ("kv", BTreeSet::from(["replication"])),
@@ -130,10 +134,15 @@ fn is_pure(path: &Path) -> bool {
     if let Ok(inside) = path.strip_prefix("node-agent/services") {
         return stem(inside, 2).is_some_and(|role| PURE.contains(&role.as_str()));
     }
-    let inside = path.strip_prefix("operator/src").ok();
-    inside
-        .and_then(|inside| stem(inside, 0))
-        .is_some_and(|role| PURE_IN_OPERATOR.contains(&role.as_str()))
+    let programs = [
+        ("operator/src", PURE_IN_OPERATOR.as_slice()),
+        ("operator/kubectl/src", &PURE_IN_KUBECTL),
+    ];
+    programs.iter().any(|(folder, pure)| {
+        let inside = path.strip_prefix(folder).ok();
+        let role = inside.and_then(|inside| stem(inside, 0));
+        role.is_some_and(|role| pure.contains(&role.as_str()))
+    })
 }
 
 #[test]
