@@ -57,6 +57,12 @@ install_programs() {
     # Another package has a program of the same name, which knows other options.
     tftp -V 2>/dev/null | grep -q '^tftp-hpa' || missing+=(tftp-hpa)
     busybox tftp --help >/dev/null 2>&1 || missing+=(busybox-static)
+    # Two ADC clients, a terminal for one of them, and the hub that ours is compared with. None of them is a service that
+    # runs after its installation: uhub's is switched off in /etc/default/uhub until somebody switches it on.
+    command -v ncdc >/dev/null || missing+=(ncdc)
+    command -v eiskaltdcpp-daemon >/dev/null || missing+=(eiskaltdcpp-daemon)
+    command -v tmux >/dev/null || missing+=(tmux)
+    command -v uhub >/dev/null || missing+=(uhub)
     if ((${#missing[@]})); then
         install_packages "${missing[@]}"
     else

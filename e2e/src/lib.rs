@@ -2,9 +2,10 @@
 //! benchmarks share.
 //!
 //! Start with [`Group`] (three real agents on loopback), [`Client`] (stock TFTP clients), [`Proxy`] (a UDP link that
-//! watches and disturbs), [`kv::campaign`] (a key-value group under faults) and [`eventually`], the only place that waits
-//! for a state.
+//! watches and disturbs), [`kv::campaign`] (a key-value group under faults), [`adc::Meeting`] (three clients on a hub) and
+//! [`eventually`], the only place that waits for a state.
 
+pub mod adc;
 pub mod admin;
 pub mod client;
 pub mod clock;
