@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     reconciles: IntCounterVec,
     durations: HistogramVec,
+    requests: IntCounterVec,
     leader: IntGauge,
     resources: IntGaugeVec,
     is_ready: Arc<AtomicBool>,
@@ -48,6 +49,19 @@ impl Metrics {
             ]),
             &["kind"],
         )?;
+        let requests = IntCounterVec::new(
+            Opts::new(
+                "quorate_operator_api_requests_total",
+                "Requests to the API server, by purpose (work, lease) and method. Everything but GET writes.",
+            ),
+            &["purpose", "method"],
+        )?;
+        for (purpose, method) in PURPOSES
+            .iter()
+            .flat_map(|purpose| METHODS.map(|method| (purpose, method)))
+        {
+            requests.with_label_values(&[purpose, method]);
+        }
         let leader = IntGauge::new(
             "quorate_operator_leader",
             "Whether this operator works (1) or stands by (0).",
@@ -61,12 +75,14 @@ impl Metrics {
         )?;
         registry.register(Box::new(reconciles.clone()))?;
         registry.register(Box::new(durations.clone()))?;
+        registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(leader.clone()))?;
         registry.register(Box::new(resources.clone()))?;
         Ok(Self {
             registry,
             reconciles,
             durations,
+            requests,
             leader,
             resources,
             is_ready: Arc::new(AtomicBool::new(false)),
@@ -80,6 +96,11 @@ impl Metrics {
         self.durations
             .with_label_values(&[kind])
             .observe(took.as_secs_f64());
+    }
+
+    /// Counts one request to the API server.
+    pub(crate) fn requested(&self, purpose: &str, method: &str) {
+        self.requests.with_label_values(&[purpose, method]).inc();
     }
 
     /// Whether this operator holds the lease.
@@ -99,6 +120,12 @@ impl Metrics {
         self.is_ready.store(true, Ordering::Relaxed);
     }
 }
+
+/// For which there are clients of the API server: resources, and the Lease, which alone is written all the time.
+pub(crate) const PURPOSES: [&str; 2] = ["work", "lease"];
+
+/// From the start at 0, so that rates show the first one too.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /// Serves until the process ends.
 pub(crate) async fn serve(address: SocketAddr, metrics: Metrics) -> anyhow::Result<()> {

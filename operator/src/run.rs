@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use kube::Client;
 use kube::api::{Api, ListParams};
+use kube::client::ClientBuilder;
 use kube::runtime::events::{Recorder, Reporter};
 use operator_api::resources::{KvCluster, TftpCluster};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
+use tower::util::MapRequestLayer;
 use tracing_subscriber::EnvFilter;
 
 use crate::build::pod_monitor_resource;
@@ -127,9 +129,8 @@ fn port_ended(ended: Option<Result<anyhow::Result<()>, JoinError>>) -> anyhow::E
 
 /// From the first contact with the API server until this operator holds the lease.
 async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Candidate)> {
-    let client = Client::try_default()
-        .await
-        .context("reading the credentials for the API server (in a pod, or KUBECONFIG)")?;
+    let [work, lease] = metrics::PURPOSES;
+    let client = connect(&metrics, work).await?;
     let namespace = args
         .namespace
         .clone()
@@ -146,9 +147,7 @@ async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Cand
         instance: Some(identity.clone()),
     };
     // With connections of its own: the lease must not wait behind the work.
-    let own = Client::try_default()
-        .await
-        .context("reading the credentials for the API server once more")?;
+    let own = connect(&metrics, lease).await?;
     let mut candidate = Candidate::new(own, &namespace, args.lease.clone(), identity);
     candidate.acquire().await;
     metrics.set_leader(true);
@@ -164,6 +163,23 @@ async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Cand
         client,
     };
     Ok((shared, candidate))
+}
+
+/// A client whose requests are counted.
+async fn connect(metrics: &Metrics, purpose: &'static str) -> anyhow::Result<Client> {
+    let config = kube::Config::infer()
+        .await
+        .context("reading the credentials for the API server (in a pod, or KUBECONFIG)")?;
+    let metrics = metrics.clone();
+    let count = move |request: axum::http::Request<kube::client::Body>| {
+        metrics.requested(purpose, request.method().as_str());
+        request
+    };
+    let client = ClientBuilder::try_from(config)
+        .context("preparing requests to the API server")?
+        .with_layer(&MapRequestLayer::new(count))
+        .build();
+    Ok(client)
 }
 
 /// Stops working, then lets another operator work at once.
