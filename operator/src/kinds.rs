@@ -208,6 +208,8 @@ impl Group for KvCluster {
                 value: limits.value_bytes_max.0.clone(),
             })?,
             connections_max: number("limits.connectionsMax", limits.connections_max)?,
+            unknown_after_seconds: number("limits.unknownAfterSeconds", limits.unknown_after_seconds)?,
+            conflicts: self.spec.conflicts.iter().map(Into::into).collect(),
             ..KvConfig::at(leader, SocketAddr::new(listen, KV_MEMBER_PORT))
         };
         config.validate().map_err(Invalid::Service)?;

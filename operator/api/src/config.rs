@@ -323,7 +323,7 @@ impl KvConfig {
     pub(crate) const fn default_connections_max() -> u32 {
         10_000
     }
-    const fn default_unknown_after_seconds() -> u32 {
+    pub(crate) const fn default_unknown_after_seconds() -> u32 {
         30
     }
 

@@ -19,7 +19,7 @@ mod tls;
 mod upgrade;
 
 pub use group::{Durability, GroupSpec, ImagePullPolicy, LocalName, LogFormat, Resources, Timing};
-pub use kv::{KvCluster, KvClusterSpec, KvLimits};
+pub use kv::{KvCluster, KvClusterSpec, KvConflictPolicy, KvConflicts, KvLimits};
 pub use quantity::Quantity;
 pub use scheduling::{Scheduling, Spread, Toleration, TolerationEffect, TolerationOperator};
 pub use service::{ExternalTrafficPolicy, IpFamily, ServiceSpec, ServiceType};

@@ -1,12 +1,13 @@
 //! `KvCluster`: a replicated key-value store.
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::group::GroupSpec;
 use super::quantity::{Quantity, bytes_schema};
 use super::status::GroupStatus;
-use crate::config::KvConfig;
+use crate::config::{self, KvConfig};
 
 /// What a key-value store should be like.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -47,6 +48,54 @@ pub struct KvClusterSpec {
     /// Bounds of what clients may ask for.
     #[serde(default)]
     pub limits: KvLimits,
+    /// What happens to a write that a member remembered while it had no quorum, when a quorum wrote its key meanwhile. The
+    /// longest prefix counts; keys without one are stored when they arrive.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(one, self.exists_one(other, other.prefix == one.prefix))")
+            .message("each prefix may stand once in `conflicts`")
+    )]
+    pub conflicts: Vec<KvConflicts>,
+}
+
+/// What happens to remembered writes of some keys on a conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvConflicts {
+    /// How the keys begin; empty for all keys.
+    #[schemars(length(max = 512))]
+    pub prefix: String,
+    /// What happens.
+    pub policy: KvConflictPolicy,
+}
+
+/// What happens to a remembered write when a quorum wrote its key meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum KvConflictPolicy {
+    /// It is stored when it arrives.
+    Arrival,
+    /// It is stored only if the key is as it was when it was accepted.
+    Base,
+    /// The later one stays, by the members' clocks.
+    Latest,
+    /// It is stored only if the quorum holds no value for the key.
+    KeepQuorum,
+}
+
+impl From<&KvConflicts> for config::KvConflicts {
+    fn from(conflicts: &KvConflicts) -> Self {
+        Self {
+            prefix: conflicts.prefix.clone(),
+            policy: match conflicts.policy {
+                KvConflictPolicy::Arrival => config::KvConflictPolicy::Arrival,
+                KvConflictPolicy::Base => config::KvConflictPolicy::Base,
+                KvConflictPolicy::Latest => config::KvConflictPolicy::Latest,
+                KvConflictPolicy::KeepQuorum => config::KvConflictPolicy::KeepQuorum,
+            },
+        }
+    }
 }
 
 /// Bounds of a key-value store. Each has the name of the agent's own option.
@@ -64,6 +113,10 @@ pub struct KvLimits {
     #[serde(default = "connections_max")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_max: i32,
+    /// Seconds for which a caller whose request is in doubt waits after its timeout, before it is told that nobody knows.
+    #[serde(default = "unknown_after_seconds")]
+    #[schemars(range(min = 0, max = 3600))]
+    pub unknown_after_seconds: i32,
 }
 
 impl Default for KvLimits {
@@ -71,6 +124,7 @@ impl Default for KvLimits {
         Self {
             value_bytes_max: value_bytes_max(),
             connections_max: connections_max(),
+            unknown_after_seconds: unknown_after_seconds(),
         }
     }
 }
@@ -80,6 +134,10 @@ fn value_bytes_max() -> Quantity {
 }
 const fn connections_max() -> i32 {
     KvConfig::default_connections_max().cast_signed()
+}
+
+const fn unknown_after_seconds() -> i32 {
+    KvConfig::default_unknown_after_seconds().cast_signed()
 }
 
 #[cfg(test)]
