@@ -1,5 +1,7 @@
 //! Makes the cluster as it was decided: server-side apply of the children, and the one action of a plan. Does I/O.
 
+mod volumes;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
@@ -50,6 +52,19 @@ pub(crate) enum Apply {
     /// A member did not take its step.
     #[error("a membership step was not taken")]
     Member(#[from] AskMember),
+    /// The storage class does not let volumes grow.
+    #[error(
+        "the volume claim {claim} cannot grow to {size}: {why}; its storage class must have `allowVolumeExpansion`, or set \
+         `storage.size` back"
+    )]
+    CannotGrow {
+        /// The claim.
+        claim: String,
+        /// What it is to have.
+        size: String,
+        /// What the API server says.
+        why: String,
+    },
     /// No certificates could be made.
     #[error("making certificates failed")]
     Certificates(#[source] rcgen::Error),
@@ -323,6 +338,9 @@ impl Hands<'_> {
             Action::Nothing => Ok(()),
             Action::Membership(step) => self.step(step, memory).await,
             Action::Replace { pod, uid, .. } => self.delete_pod(pod, uid).await,
+            Action::GrowVolumes { uid, pods, size } => {
+                volumes::grow(self.client, self.service, *pods, (uid, size)).await
+            }
             Action::Reset { pod, uid } => {
                 if let Storage::Persistent { .. } = self.service.storage {
                     self.delete_disk(pod).await?;

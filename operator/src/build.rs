@@ -13,6 +13,7 @@ mod secrets;
 mod services;
 mod stateful_set;
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt};
@@ -22,8 +23,8 @@ use crate::validate::Validated;
 
 pub(crate) use endpoint_slice::{LeaderEndpoint, is_right as is_slice_right, leader_slice};
 pub(crate) use names::{
-    MANAGED_BY, MANAGER, admin_address, config_map_name, labels, members, peer_address, pod_name, selector,
-    selector_text, slice_name, slice_name_of, tls_secret_name, token_secret_name,
+    MANAGED_BY, MANAGER, admin_address, claim_name, config_map_name, labels, members, ordinal, peer_address,
+    pod_name, selector, selector_text, slice_name, slice_name_of, tls_secret_name, token_secret_name,
 };
 pub(crate) use pod_monitor::resource as pod_monitor_resource;
 pub(crate) use secrets::{PeerCertificates, TOKEN_KEY, peer_tls_secret, server_name, token_secret};
@@ -64,17 +65,21 @@ impl Child {
 }
 
 /// What the objects depend on beyond the resource itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Surroundings {
     /// How many pods there are to be: not always as many as are wanted, see `plan.rs`.
     pub pods: i32,
     /// Whether the cluster knows `PodMonitor`.
     pub has_pod_monitors: bool,
+    /// The size of the volumes that the StatefulSet asks for. It cannot be changed: see `plan/volumes.rs`.
+    pub volume_size: Option<Quantity>,
+    /// Whether the StatefulSet is being deleted, to be made anew.
+    pub is_between_stateful_sets: bool,
 }
 
 /// Every object that is applied as a whole, in the order in which they need each other. The secrets and the leader's
 /// endpoint slice are not among them: they are made once, and what is in them must not be made anew.
-pub(crate) fn children(service: &Validated, around: Surroundings) -> Vec<Child> {
+pub(crate) fn children(service: &Validated, around: &Surroundings) -> Vec<Child> {
     let mut children = vec![
         Child::of(&rbac::service_account(service)),
         Child::of(&rbac::role(service)),
@@ -85,8 +90,10 @@ pub(crate) fn children(service: &Validated, around: Surroundings) -> Vec<Child> 
         Child::of(&services::every_member(service)),
         Child::of(&pod_disruption_budget::pod_disruption_budget(service)),
         Child::of(&network_policy::network_policy(service)),
-        Child::of(&stateful_set::stateful_set(service, around.pods)),
     ];
+    if !around.is_between_stateful_sets {
+        children.push(Child::of(&stateful_set::stateful_set(service, around)));
+    }
     if around.has_pod_monitors {
         children.push(Child::dynamic(
             pod_monitor::resource(),

@@ -11,6 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource};
 use operator_api::membership::{Initialization, Offer};
+use operator_api::resources::Quantity;
 
 use crate::build::{self, ADMIN_PORT, LeaderEndpoint, TOKEN_KEY};
 use crate::members::{Members, Place};
@@ -139,9 +140,10 @@ pub(crate) async fn observe(
     offer: Option<Offer>,
 ) -> Observed {
     let stateful_set = stateful_set(service, stores);
+    // Without a StatefulSet its pods may still be there.
     let seats = stateful_set
         .as_ref()
-        .map_or(0, |found| found.replicas)
+        .map_or(PODS_MAX, |found| found.replicas)
         .max(service.replicas)
         .min(PODS_MAX);
     let now = Timestamp::now();
@@ -221,7 +223,24 @@ fn stateful_set(service: &Validated, stores: &Stores) -> Option<StatefulSet> {
     // Until its controller has seen the newest change, its revision is that of the change before.
     let is_seen =
         status.observed_generation.is_some() && status.observed_generation == found.metadata.generation;
+    let spec = found.spec.as_ref();
+    let claims = spec.and_then(|spec| spec.volume_claim_templates.as_ref());
     Some(StatefulSet {
+        uid: found.metadata.uid.clone().unwrap_or_default(),
+        is_terminating: found.metadata.deletion_timestamp.is_some(),
+        volume_size: claims
+            .and_then(|claims| claims.first())
+            .and_then(|claim| {
+                claim
+                    .spec
+                    .as_ref()?
+                    .resources
+                    .as_ref()?
+                    .requests
+                    .as_ref()?
+                    .get("storage")
+            })
+            .map(|size| Quantity(size.0.clone())),
         replicas: found
             .spec
             .as_ref()

@@ -4,10 +4,12 @@
 //! group its quorum. Every action is safe to repeat, and is decided from what was just seen.
 
 mod upgrade;
+mod volumes;
 
 use std::collections::BTreeMap;
 
 use operator_api::membership::{self, Initialization, Offer, Step};
+use operator_api::resources::Quantity;
 use operator_api::{MemberStatus, Role};
 
 use crate::build;
@@ -39,8 +41,14 @@ pub(crate) struct Pod {
 /// The group's StatefulSet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct StatefulSet {
+    /// Its UID.
+    pub uid: String,
     /// How many pods it is to have.
     pub replicas: i32,
+    /// The size of the volumes that new pods get; none without volumes.
+    pub volume_size: Option<Quantity>,
+    /// Whether it is being deleted, to be made anew around its pods.
+    pub is_terminating: bool,
     /// The revision that new pods are made of; none until its controller has seen the newest change.
     pub update_revision: Option<String>,
 }
@@ -106,6 +114,15 @@ pub(crate) enum Action {
         /// Its UID.
         uid: String,
     },
+    /// Ask for larger volumes, and make the StatefulSet anew around its pods.
+    GrowVolumes {
+        /// The StatefulSet's UID.
+        uid: String,
+        /// Pods that have volumes.
+        pods: i32,
+        /// What each volume is to have.
+        size: String,
+    },
 }
 
 /// How far the group is from what is wanted.
@@ -154,7 +171,8 @@ pub(crate) fn plan(service: &Validated, observed: &Observed) -> Plan {
         // What is under way is finished first, unless only an upgrade can: its version cannot run at all.
         (Some(action), _) => (action, membership_progress(service, observed, &step)),
         (None, Some(upgrade)) => (upgrade.action, upgrade.progress),
-        (None, None) => (Action::Nothing, membership_progress(service, observed, &step)),
+        (None, None) => volumes::next(service, observed)
+            .unwrap_or_else(|| (Action::Nothing, membership_progress(service, observed, &step))),
     };
     Plan {
         pods,
@@ -174,11 +192,20 @@ fn is_too_early(service: &Validated, observed: &Observed) -> bool {
 /// More pods at once, fewer only when the members in them have left the group.
 fn pods(service: &Validated, observed: &Observed, step: &Step) -> i32 {
     let wanted = service.replicas;
-    match &observed.stateful_set {
-        Some(found) if found.replicas > wanted && !matches!(step, Step::Retire { .. } | Step::Done) => {
-            found.replicas
-        }
-        _ => wanted,
+    let there = match &observed.stateful_set {
+        Some(found) => found.replicas,
+        // It was deleted, by us or by somebody else: its pods are still members.
+        None => observed
+            .pods
+            .keys()
+            .filter_map(|name| build::ordinal(service, name))
+            .max()
+            .map_or(0, |highest| highest.saturating_add(1)),
+    };
+    if there > wanted && !matches!(step, Step::Retire { .. } | Step::Done) {
+        there
+    } else {
+        wanted
     }
 }
 

@@ -110,6 +110,8 @@ pub(crate) enum Storage {
     /// A volume that outlives its pod.
     Persistent {
         size: Quantity,
+        /// The same as a number.
+        bytes: u64,
         class: Option<String>,
         /// Whether it outlives the resource too.
         is_kept: bool,
@@ -210,7 +212,7 @@ pub(crate) fn validate<K: Group>(resource: &K, settings: &Settings) -> Result<Va
         replicas: spec.replicas,
         is_paused: resource.annotations().get(PAUSE_ANNOTATION).map(String::as_str) == Some("true"),
         pod: pod_shape(spec, settings)?,
-        storage: storage(spec),
+        storage: storage(spec)?,
         agent: agent_config(resource, listen, &name)?,
         service,
         ports,
@@ -363,16 +365,21 @@ fn toleration(given: &api::Toleration) -> Toleration {
     }
 }
 
-fn storage(spec: &GroupSpec) -> Storage {
+fn storage(spec: &GroupSpec) -> Result<Storage, Invalid> {
     let size = Quantity(spec.storage.size.0.clone());
-    match spec.storage.type_ {
+    let bytes = spec.storage.size.bytes().ok_or_else(|| Invalid::NotBytes {
+        field: "storage.size",
+        value: size.0.clone(),
+    })?;
+    Ok(match spec.storage.type_ {
         api::StorageType::PersistentVolume => Storage::Persistent {
             size,
+            bytes,
             class: spec.storage.storage_class_name.clone(),
             is_kept: spec.storage.when_deleted == api::WhenDeleted::Retain,
         },
         api::StorageType::Ephemeral => Storage::Ephemeral { size },
-    }
+    })
 }
 
 fn service_shape(spec: &GroupSpec) -> ServiceShape {

@@ -83,9 +83,10 @@ seccompProfile:
 - apiGroups: [""]
   resources: [serviceaccounts, services]
   verbs: [get, list, watch, create, patch]
+# A StatefulSet is deleted, and its pods kept, when volumes grow.
 - apiGroups: [apps]
   resources: [statefulsets]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
@@ -107,7 +108,7 @@ seccompProfile:
   verbs: [get, list, watch, delete]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, delete]
+  verbs: [get, patch, delete]
 # Tokens and certificates of groups. Not `list`: other secrets are found by nobody who does not know their names.
 - apiGroups: [""]
   resources: [secrets]

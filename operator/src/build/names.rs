@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use operator_api::membership::WantedMember;
 
-use super::{ADMIN_PORT, PEER_PORT};
+use super::{ADMIN_PORT, DATA_CLAIM, PEER_PORT};
 use crate::validate::{IpFamily, Validated};
 
 /// The field manager of everything but status.
@@ -51,6 +51,16 @@ pub(crate) fn labels(service: &Validated) -> BTreeMap<String, String> {
 /// The pod of an ordinal, which is the member's name too.
 pub(crate) fn pod_name(service: &Validated, ordinal: i32) -> String {
     format!("{}-{ordinal}", service.name)
+}
+
+/// The number of a pod of the group; none for another name.
+pub(crate) fn ordinal(service: &Validated, pod: &str) -> Option<i32> {
+    pod.strip_prefix(&service.name)?.strip_prefix('-')?.parse().ok()
+}
+
+/// The volume claim of an ordinal, as the StatefulSet names it.
+pub(crate) fn claim_name(service: &Validated, ordinal: i32) -> String {
+    format!("{DATA_CLAIM}-{}", pod_name(service, ordinal))
 }
 
 /// The headless Service that names every member.

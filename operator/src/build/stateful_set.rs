@@ -21,8 +21,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use operator_api::config::VARIABLES;
 
 use super::config_map::CONFIG_KEY;
-use super::metadata;
 use super::names::{config_map_name, labels, members_service_name, selector, token_secret_name};
+use super::{Surroundings, metadata};
 use crate::validate::{
     CONFIG_DIR, DATA_DIR, PEER_TLS_DIR, SERVICE_ACCOUNT_DIR, Storage, TOKEN_DIR, Validated,
 };
@@ -36,12 +36,12 @@ pub(crate) const ADMIN_PORT: u16 = 9400;
 /// The name of the claim in the template; a member's claim is `data-<pod>`.
 pub(crate) const DATA_CLAIM: &str = "data";
 
-pub(super) fn stateful_set(service: &Validated, pods: i32) -> StatefulSet {
-    let (claims, retention) = claims(service);
+pub(super) fn stateful_set(service: &Validated, around: &Surroundings) -> StatefulSet {
+    let (claims, retention) = claims(service, around);
     StatefulSet {
         metadata: metadata(service, service.name.clone()),
         spec: Some(StatefulSetSpec {
-            replicas: Some(pods),
+            replicas: Some(around.pods),
             service_name: Some(members_service_name(service)),
             selector: LabelSelector {
                 match_labels: Some(selector(service)),
@@ -73,13 +73,18 @@ pub(super) fn stateful_set(service: &Validated, pods: i32) -> StatefulSet {
 /// A disk that a removed member leaves behind must never vote again: it goes with the member.
 fn claims(
     service: &Validated,
+    around: &Surroundings,
 ) -> (
     Option<Vec<PersistentVolumeClaim>>,
     Option<StatefulSetPersistentVolumeClaimRetentionPolicy>,
 ) {
-    let Storage::Persistent { size, class, is_kept } = &service.storage else {
+    let Storage::Persistent {
+        size, class, is_kept, ..
+    } = &service.storage
+    else {
         return (None, None);
     };
+    let size = around.volume_size.as_ref().unwrap_or(size);
     let claim = PersistentVolumeClaim {
         metadata: ObjectMeta {
             name: Some(DATA_CLAIM.to_owned()),

@@ -26,6 +26,8 @@ fn around(pods: i32) -> Surroundings {
     Surroundings {
         pods,
         has_pod_monitors: false,
+        volume_size: None,
+        is_between_stateful_sets: false,
     }
 }
 
@@ -47,7 +49,7 @@ fn child<'a>(children: &'a [Child], kind: &str, name: &str) -> &'a serde_json::V
 #[test]
 fn shortest_resource_becomes_these_objects() {
     let service = service(serde_json::json!({}));
-    expect_file!["snapshots/shortest.yaml"].assert_eq(&documents(&children(&service, around(3))));
+    expect_file!["snapshots/shortest.yaml"].assert_eq(&documents(&children(&service, &around(3))));
 }
 
 #[test]
@@ -87,9 +89,9 @@ fn every_field_of_the_resource_arrives() {
     }));
     let children = children(
         &service,
-        Surroundings {
-            pods: 5,
+        &Surroundings {
             has_pod_monitors: true,
+            ..around(5)
         },
     );
     expect_file!["snapshots/every-field.yaml"].assert_eq(&documents(&children));
@@ -100,7 +102,7 @@ fn ephemeral_disk_goes_with_its_pod() {
     let service = service(serde_json::json!({"storage": {
         "type": "Ephemeral", "size": "300Mi", "whenDeleted": "Delete"
     }}));
-    let children = children(&service, around(1));
+    let children = children(&service, &around(1));
     let spec = &child(&children, "StatefulSet", "boot")["spec"];
     assert_eq!(spec.get("volumeClaimTemplates"), None);
     let volumes = spec["template"]["spec"]["volumes"].as_array().unwrap();
@@ -116,7 +118,7 @@ fn another_configuration_has_another_name_and_so_another_revision() {
     );
     assert_ne!(config_map_name(&one), config_map_name(&other));
     let template = |service: &Validated| {
-        child(&children(service, around(3)), "StatefulSet", "boot")["spec"]["template"].to_string()
+        child(&children(service, &around(3)), "StatefulSet", "boot")["spec"]["template"].to_string()
     };
     assert_ne!(template(&one), template(&other));
     // The number of members is no part of it: scaling restarts nobody.
@@ -213,7 +215,7 @@ fn members_of_a_key_value_store_have_a_port_beside_the_leaders() {
     };
     assert_eq!((kv.value_bytes_max, kv.connections_max), (65_536, 7));
     assert_eq!((kv.listen.port(), kv.member_listen.port()), (2390, 2391));
-    let children = children(&service, around(3));
+    let children = children(&service, &around(3));
     let leads_to = |name: &str, port: &str| {
         let object = children
             .iter()
@@ -230,4 +232,29 @@ fn members_of_a_key_value_store_have_a_port_beside_the_leaders() {
     assert!(ports.contains("2390") && ports.contains("2391"), "{ports}");
     let policy = child(&children, "NetworkPolicy", "settings").to_string();
     assert!(policy.contains("2390") && policy.contains("2391"), "{policy}");
+}
+
+#[test]
+fn stateful_set_keeps_its_volume_size_until_it_is_made_anew() {
+    let service = service(serde_json::json!({"storage": {"size": "8Gi"}}));
+    let size_of = |around: &Surroundings| {
+        let children = children(&service, around);
+        let templates = &child(&children, "StatefulSet", "boot")["spec"]["volumeClaimTemplates"];
+        templates[0]["spec"]["resources"]["requests"]["storage"].clone()
+    };
+    assert_eq!(size_of(&around(3)), "8Gi");
+    let standing = Surroundings {
+        volume_size: Some(Quantity("2Gi".to_owned())),
+        ..around(3)
+    };
+    assert_eq!(size_of(&standing), "2Gi");
+    let between = Surroundings {
+        is_between_stateful_sets: true,
+        ..around(3)
+    };
+    assert!(
+        children(&service, &between)
+            .iter()
+            .all(|child| child.api.kind != "StatefulSet")
+    );
 }

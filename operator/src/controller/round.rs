@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -133,11 +134,16 @@ impl<K: Group> Work<'_, K> {
             apply::certificates(client, self.service).await?;
             memory.has_certificates = true;
         }
+        let standing = self.observed.stateful_set.as_ref();
         let around = Surroundings {
             pods: self.plan.pods,
             has_pod_monitors: self.context.shared.has_pod_monitors,
+            volume_size: standing
+                .and_then(|standing| standing.volume_size.as_ref())
+                .map(|size| Quantity(size.0.clone())),
+            is_between_stateful_sets: standing.is_some_and(|standing| standing.is_terminating),
         };
-        let children = build::children(self.service, around);
+        let children = build::children(self.service, &around);
         apply::children(client, self.service, &children, memory).await?;
         let slices_again = self.slices(memory).await?;
         let mut hands = Hands {
@@ -225,6 +231,7 @@ impl<K: Group> Work<'_, K> {
                 ),
                 _ => return,
             },
+            Action::GrowVolumes { size, .. } => ("GrowingVolumes", format!("the volumes grow to {size}")),
             Action::Nothing => return,
         };
         event(self.context, self.resource, Tone::Normal, reason, &note).await;

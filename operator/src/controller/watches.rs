@@ -156,6 +156,8 @@ fn trim_stateful_set(stateful_set: &mut StatefulSet) {
     if let Some(spec) = &mut stateful_set.spec {
         *spec = k8s_openapi::api::apps::v1::StatefulSetSpec {
             replicas: spec.replicas,
+            // For the size of the volumes.
+            volume_claim_templates: spec.volume_claim_templates.take(),
             ..Default::default()
         };
     }

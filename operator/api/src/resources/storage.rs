@@ -11,7 +11,6 @@ use super::quantity::{Quantity, bytes_schema};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.type == oldSelf.type").message("`storage.type` may not be changed"),
-    validation = Rule::new("self.size == oldSelf.size").message("`storage.size` may not be changed"),
     validation = Rule::new("has(self.storageClassName) == has(oldSelf.storageClassName) && \
             (!has(self.storageClassName) || self.storageClassName == oldSelf.storageClassName)")
         .message("`storage.storageClassName` may not be changed"),
@@ -24,7 +23,7 @@ pub struct StorageSpec {
     /// A volume that outlives its pod, or a disk that goes with it.
     #[serde(default, rename = "type")]
     pub type_: StorageType,
-    /// Bytes for each member, `10Gi`; at least 256Mi.
+    /// Bytes for each member, `10Gi`; at least 256Mi. Volumes grow where their storage class allows it, and never shrink.
     #[serde(default = "default_size")]
     #[schemars(schema_with = "bytes_schema")]
     #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('256Mi')) >= 0")
