@@ -1,15 +1,16 @@
 //! A group of real agents on loopback, started as people start it: `quorate-agent local`.
 
+mod turn;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use operator_api::admin::{FileInfo, MemberDetail};
 use operator_api::config::ServiceKind;
 use operator_api::{MemberStatus, Role};
-use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 use tempfile::{NamedTempFile, TempDir};
 
@@ -18,6 +19,7 @@ use crate::clock::{PATIENCE, eventually};
 use crate::ports::{free_run, free_udp};
 use crate::process::{Process, all_running_on, signal};
 use crate::program::agent;
+use turn::take_turn;
 
 /// How much of each log is shown when a test fails.
 const LOG_LINES_SHOWN: usize = 40;
@@ -34,6 +36,8 @@ pub struct GroupOptions {
     pub service: ServiceKind,
     /// A directory whose files are imported at the start.
     pub tftp_root: Option<PathBuf>,
+    /// A backup that the group begins with, at its first start.
+    pub restore: Option<PathBuf>,
 }
 
 impl Default for GroupOptions {
@@ -42,6 +46,7 @@ impl Default for GroupOptions {
             replicas: 3,
             service: ServiceKind::Tftp,
             tftp_root: None,
+            restore: None,
         }
     }
 }
@@ -125,6 +130,9 @@ impl Group {
         command.args(["--peer-port", &peer_port.to_string()]);
         if let Some(root) = &self.options.tftp_root {
             command.arg("--tftp-root").arg(root);
+        }
+        if let Some(file) = self.options.restore.take() {
+            command.arg("--restore").arg(file);
         }
         let output = self.temp.path().join("local.output");
         self.supervisor = Some(Process::start("quorate-agent local", command, output)?);
@@ -468,20 +476,6 @@ fn serving(statuses: Vec<Option<MemberStatus>>) -> Option<MemberStatus> {
 
 fn path(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("a path that is not UTF-8")
-}
-
-/// Waits for the machine's turn; it is given back when the file is closed, also by a crash.
-fn take_turn() -> anyhow::Result<File> {
-    let name = format!("quorate-e2e-{}.lock", rustix::process::getuid().as_raw());
-    let path = std::env::temp_dir().join(name);
-    let file = File::create(&path).with_context(|| format!("opening {}", path.display()))?;
-    loop {
-        match flock(&file, FlockOperation::LockExclusive) {
-            Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => bail!("locking {}: {error}", path.display()),
-        }
-    }
 }
 
 fn find_logs(dir: &Path, found: &mut Vec<PathBuf>) {

@@ -3,6 +3,7 @@
 //! Reading is open to anyone who reaches the port. Whatever changes something needs the group's token.
 //! A request that only the leader can serve is answered with 421 and the leader's admin address.
 
+mod backup;
 pub(crate) mod files;
 mod membership;
 pub(crate) mod page;
@@ -16,6 +17,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use operator_api::admin::{GroupMember, MemberDetail, MemberStatus, Problem, Role};
 use operator_api::{AUTHORIZATION_SCHEME, ServiceKind};
@@ -43,6 +45,8 @@ pub(crate) trait Control: Send + Sync + 'static {
     fn remove(&self, id: NodeId) -> Step<'_, ()>;
     /// Hands leadership over.
     fn transfer(&self, to: Option<NodeId>) -> Step<'_, ()>;
+    /// A backup that holds everything up to an index at least.
+    fn backup(&self, service: ServiceKind, at_least: u64) -> Step<'_, Bytes>;
 }
 
 /// One membership step under way.
@@ -69,6 +73,9 @@ impl Control for Node {
     }
     fn transfer(&self, to: Option<NodeId>) -> Step<'_, ()> {
         Box::pin(Self::transfer(self, to))
+    }
+    fn backup(&self, service: ServiceKind, at_least: u64) -> Step<'_, Bytes> {
+        Box::pin(Self::backup(self, service.name(), at_least))
     }
 }
 
@@ -125,6 +132,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/v1/status", get(status))
         .merge(membership::routes())
         .merge(files::routes())
+        .merge(backup::routes())
         .fallback(async || {
             Refusal::new(
                 StatusCode::NOT_FOUND,

@@ -197,6 +197,13 @@ impl AdminClient {
             .map(drop)
     }
 
+    /// `GET /v1/backup`, to any member: the answer's body is the file.
+    pub(crate) async fn backup(&self, at_least: u64) -> Result<Response, ClientError> {
+        let mut url = self.url(&["v1", "backup"])?;
+        url.set_query(Some(&format!("atLeast={at_least}")));
+        self.send(self.request_to(Method::GET, url)).await
+    }
+
     async fn membership(&self, step: &str, body: &impl Serialize) -> Result<Response, ClientError> {
         let request = self
             .request(Method::POST, &["v1", "membership", step])?
@@ -205,6 +212,10 @@ impl AdminClient {
     }
 
     fn request(&self, method: Method, segments: &[&str]) -> Result<RequestBuilder, ClientError> {
+        Ok(self.request_to(method, self.url(segments)?))
+    }
+
+    fn url(&self, segments: &[&str]) -> Result<Url, ClientError> {
         let invalid = || {
             ClientError::Invalid(format!(
                 "`{}` is not the host:port of an admin port",
@@ -216,14 +227,18 @@ impl AdminClient {
             .map_err(|()| invalid())?
             .pop_if_empty()
             .extend(segments);
+        Ok(url)
+    }
+
+    fn request_to(&self, method: Method, url: Url) -> RequestBuilder {
         let request = self.http.request(method, url);
-        Ok(match &self.token {
+        match &self.token {
             Some(token) => request.header(
                 reqwest::header::AUTHORIZATION,
                 format!("{AUTHORIZATION_SCHEME} {token}"),
             ),
             None => request,
-        })
+        }
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response, ClientError> {

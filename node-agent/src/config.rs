@@ -103,6 +103,12 @@ fn validate(config: &AgentConfig) -> anyhow::Result<()> {
         "field drainSeconds is {}: it must be at most {DRAIN_SECONDS_MAX}",
         config.drain_seconds
     );
+    let kind = config.service.kind();
+    ensure!(
+        config.restore_from.is_none() || kind.state_is_everything(),
+        "field restoreFrom: a {kind} group cannot begin with a backup, since its files are not in one; put them with \
+         `quorate-agent files import`, or let the group take them from its sources"
+    );
     match &config.service {
         ServiceConfig::Tftp(tftp) => tftp
             .validate()

@@ -24,6 +24,7 @@ use anyhow::{Context, ensure};
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 use operator_api::config::{Durability, ServiceKind, Timing};
+use operator_api::membership::Initialization;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -36,14 +37,14 @@ use service::Service;
 use signals::Signals;
 use supervisor::Order;
 
-use crate::group;
+use crate::{backup, group};
 
 /// What `quorate-agent local` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The services to run; all of them when none is named.
     #[arg(value_name = "SERVICE", value_parser = service_parser())]
-    services: Vec<ServiceKind>,
+    pub(crate) services: Vec<ServiceKind>,
     /// How many members each group has: 1, 3, 5 or 7. By default what --dir remembers, else 3.
     #[arg(long, value_name = "N", value_parser = parse_replicas)]
     replicas: Option<u16>,
@@ -78,6 +79,9 @@ pub(crate) struct Args {
     /// Which lines the members write to their logs: `warn`, `info`, `info,tftp=debug`.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log_level: String,
+    /// A backup that the group of its service begins with; that group must not exist in --dir yet.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) restore: Option<PathBuf>,
     /// Print one line of JSON for each change instead of the table.
     #[arg(long)]
     json: bool,
@@ -142,6 +146,12 @@ fn prepare(
         peer_port: args.peer_port,
     };
     let layout = Layout::open(directory, kind, client.address, choices)?;
+    let restore_from = restored(kind, args)?;
+    ensure!(
+        restore_from.is_none() || layout.initialization()? == Initialization::Never,
+        "the {kind} group in {} exists already: restore into another --dir",
+        directory.path().display()
+    );
     let agent = Agent {
         program: std::env::current_exe().context("finding this program's file")?,
         timing: args.timing,
@@ -153,8 +163,23 @@ fn prepare(
             root: service::root(kind, args),
         },
         socket: client.socket,
+        restore_from,
     };
     Driver::prepare(layout, agent, screen.clone())
+}
+
+/// The backup that the group of this service begins with.
+fn restored(kind: ServiceKind, args: &Args) -> anyhow::Result<Option<PathBuf>> {
+    let Some(file) = &args.restore else {
+        return Ok(None);
+    };
+    let service = backup::service_of(&backup::check(file)?)?;
+    ensure!(
+        args.kinds().contains(&service),
+        "--restore {}: it is a backup of a {service} group, and none is started",
+        file.display()
+    );
+    Ok((service == kind).then(|| std::path::absolute(file)).transpose()?)
 }
 
 impl Args {

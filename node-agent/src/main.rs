@@ -1,7 +1,8 @@
 //! `quorate-agent`: one replica of one service (`run`), a whole group on one machine (`local`), and the commands that
-//! look at a group and change it (`status`, `files`, `members`).
+//! look at a group and change it (`status`, `files`, `members`, `backup`, `restore`).
 
 mod admin;
+mod backup;
 mod client;
 mod config;
 mod files;
@@ -45,6 +46,10 @@ enum Command {
     Files(files::Args),
     /// List members, hand leadership over, remove a member.
     Members(members::Args),
+    /// Write the whole state of a group into a file.
+    Backup(backup::Args),
+    /// Start a new group on this machine that begins with a backup.
+    Restore(backup::RestoreArgs),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +78,8 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(args) => status::run(args).await,
         Command::Files(args) => files::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Members(args) => members::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Backup(args) => backup::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Restore(args) => backup::restore(args).await.map(|()| ExitCode::SUCCESS),
     }
 }
 
@@ -120,6 +127,9 @@ mod tests {
             "quorate-agent members --service tftp ls",
             "quorate-agent status --json --dir d",
             "quorate-agent run --config c.json",
+            "quorate-agent backup --service kv --dir d file",
+            "quorate-agent restore file --dir d --replicas 3",
+            "quorate-agent restore file --check",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

@@ -144,7 +144,7 @@ fn render(leader: &MemberStatus, members: &[GroupMember]) -> String {
     table::render(["ID", "NAME", "PART", "LAG", "PEERS", "ADMIN"], &rows)
 }
 
-fn service(name: &str) -> Result<ServiceKind, String> {
+pub(crate) fn service(name: &str) -> Result<ServiceKind, String> {
     ServiceKind::ALL
         .into_iter()
         .find(|kind| kind.name() == name)

@@ -108,5 +108,9 @@ fn node_options(config: &AgentConfig) -> NodeOptions {
             key_file: tls.key_file.clone(),
             server_name: tls.server_name.clone(),
         }),
+        restore: config.restore_from.as_ref().map(|file| replication::RestoreFrom {
+            file: file.clone(),
+            service: config.service.kind().name().to_owned(),
+        }),
     }
 }

@@ -298,6 +298,7 @@ fn agent_config<K: Group>(resource: &K, listen: IpAddr, name: &str) -> Result<Ag
             service_account_dir: SERVICE_ACCOUNT_DIR.into(),
         }),
         exit_with_stdin: false,
+        restore_from: None,
         service: resource.service_config(listen)?,
     })
 }

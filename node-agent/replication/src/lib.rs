@@ -5,6 +5,8 @@
 //! Raft itself (openraft), the write-ahead log, the peers' connections and membership are behind [`Node`].
 //! No other crate names openraft.
 
+mod backup;
+mod founding;
 mod identity;
 mod member;
 mod membership;
@@ -29,6 +31,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use backup::{Backup, BackupError, BackupHeader, RestoreFrom};
 pub use identity::Identity;
 pub use node::Node;
 pub use raft::leadership::Lease;
@@ -346,4 +349,6 @@ pub struct NodeOptions {
     pub durability: Durability,
     /// Mutual TLS between peers; plain TCP without it.
     pub tls: Option<PeerTls>,
+    /// What the group begins with when this member founds it; nothing without it.
+    pub restore: Option<RestoreFrom>,
 }

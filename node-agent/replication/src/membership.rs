@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::identity::{Identity, Stored};
 use crate::member::{Member, Running, timers};
+use crate::raft::snapshot::SnapshotFile;
 use crate::raft::types::{MemberNode, TypeConfig};
 use crate::{MemberInfo, MembershipError, NodeId, NodeStatus, Role, State};
 
@@ -110,8 +112,12 @@ fn running<S: State>(member: &Member<S>) -> Step<&Running<S>> {
     })
 }
 
-/// Takes an identity, durably, and starts Raft under it.
-pub(crate) async fn become_member<S: State>(member: &Arc<Member<S>>, stored: Stored) -> Step<()> {
+/// Takes an identity, durably, and starts Raft under it, on a snapshot where one is given.
+pub(crate) async fn become_member<S: State>(
+    member: &Arc<Member<S>>,
+    stored: Stored,
+    snapshot: Option<Bytes>,
+) -> Step<()> {
     let _step = member.step.lock().await;
     if let Some(running) = member.running() {
         return if running.identity == stored.identity {
@@ -127,6 +133,14 @@ pub(crate) async fn become_member<S: State>(member: &Arc<Member<S>>, stored: Sto
         return Err(MembershipError::Invalid("a node id is at least 1".to_owned()));
     }
     let failed = |error: String| MembershipError::Invalid(format!("this member cannot join: {error}"));
+    if let Some(snapshot) = snapshot {
+        // Before the identity: what lies around without one belongs to nobody, and goes at the next start.
+        let file = SnapshotFile::new(member.data.path());
+        tokio::task::spawn_blocking(move || file.write(&snapshot))
+            .await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))?;
+    }
     member
         .data
         .set_identity(&stored)

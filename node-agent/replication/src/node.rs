@@ -2,20 +2,19 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::founding::{backup, found};
 use crate::identity::{Identity, Stored};
 use crate::member::Member;
 use crate::membership::{add_learner, become_member, promote, remove, status, stop, transfer};
 use crate::raft::types::MemberNode;
 use crate::runtime::RaftRuntime;
 use crate::{MembershipError, NodeId, NodeOptions, NodeStatus, Replica, StartError, State};
-
-/// The founder's node id. Every other id is the index of a later log entry, and those are greater.
-const FOUNDER: NodeId = 1;
 
 /// A running member, whatever service it runs. Cheap to clone.
 #[derive(Clone)]
@@ -60,10 +59,11 @@ impl Node {
         self.control.listening()
     }
 
-    /// Makes this member the only voter of a new group. To be called once in a group's life, on one member.
+    /// Makes this member the only voter of a new group, which begins with the backup that the options name. To be called
+    /// once in a group's life, on one member.
     ///
     /// # Errors
-    /// When this member is in a group already.
+    /// When this member is in a group already, or the backup cannot be used.
     pub async fn initialize(&self, group_id: Uuid) -> Result<Identity, MembershipError> {
         self.control.initialize(group_id).await
     }
@@ -119,6 +119,15 @@ impl Node {
         self.control.transfer(to).await
     }
 
+    /// A backup of what this member holds, as one of `service`: everything up to an index that is at least `at_least`, for
+    /// which it waits a while. The state cannot change while it is encoded.
+    ///
+    /// # Errors
+    /// When this member is in no group, or has not applied so much in time.
+    pub async fn backup(&self, service: &str, at_least: u64) -> Result<Bytes, MembershipError> {
+        self.control.backup(service.to_owned(), at_least).await
+    }
+
     /// Hands leadership over if it leads, then ends: everything synced, the data directory free.
     pub async fn stop(&self) {
         self.control.stop().await;
@@ -150,6 +159,7 @@ trait Control: Send + Sync {
     fn promote(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
     fn remove(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>>;
     fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<(), MembershipError>>;
+    fn backup(&self, service: String, at_least: u64) -> BoxFuture<'_, Result<Bytes, MembershipError>>;
     fn stop(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -174,14 +184,7 @@ impl<S: State> Control for Handle<S> {
     }
 
     fn initialize(&self, group_id: Uuid) -> BoxFuture<'_, Result<Identity, MembershipError>> {
-        let stored = Stored {
-            identity: Identity {
-                group_id,
-                node_id: FOUNDER,
-            },
-            founding: true,
-        };
-        async move { become_member(&self.0, stored).await.map(|()| stored.identity) }.boxed()
+        found(&self.0, group_id).boxed()
     }
 
     fn add_learner(&self, node: MemberNode) -> BoxFuture<'_, Result<Identity, MembershipError>> {
@@ -189,14 +192,11 @@ impl<S: State> Control for Handle<S> {
     }
 
     fn join(&self, identity: Identity) -> BoxFuture<'_, Result<(), MembershipError>> {
-        become_member(
-            &self.0,
-            Stored {
-                identity,
-                founding: false,
-            },
-        )
-        .boxed()
+        let stored = Stored {
+            identity,
+            founding: false,
+        };
+        become_member(&self.0, stored, None).boxed()
     }
 
     fn promote(&self, id: NodeId) -> BoxFuture<'_, Result<(), MembershipError>> {
@@ -209,6 +209,10 @@ impl<S: State> Control for Handle<S> {
 
     fn transfer(&self, to: Option<NodeId>) -> BoxFuture<'_, Result<(), MembershipError>> {
         transfer(&self.0, to).boxed()
+    }
+
+    fn backup(&self, service: String, at_least: u64) -> BoxFuture<'_, Result<Bytes, MembershipError>> {
+        backup(&self.0, service, at_least).boxed()
     }
 
     fn stop(&self) -> BoxFuture<'_, ()> {

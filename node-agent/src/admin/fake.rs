@@ -66,6 +66,13 @@ impl Control for Fake {
     fn transfer(&self, to: Option<NodeId>) -> Step<'_, ()> {
         self.answer(format!("transfer {to:?}"), ())
     }
+    fn backup(&self, service: ServiceKind, at_least: u64) -> Step<'_, Bytes> {
+        self.asked
+            .lock()
+            .unwrap()
+            .push(format!("backup {service} {at_least}"));
+        Box::pin(std::future::ready(Ok(Bytes::from_static(b"backup"))))
+    }
 }
 
 /// One file in memory, on the leader; node 2 leads otherwise.

@@ -230,6 +230,46 @@ async fn changes_need_the_token_and_reads_do_not() {
 }
 
 #[tokio::test]
+async fn backup_needs_the_token_and_a_service_whose_state_is_everything() {
+    let get = |member: &Member, path: &str, token: &str| {
+        let request = Request::get(path).header("authorization", format!("Bearer {token}"));
+        let (router, request) = (member.router.clone(), request.body(Body::empty()).unwrap());
+        async move {
+            let response = router.oneshot(request).await.unwrap();
+            let status = response.status();
+            let body = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        }
+    };
+    let (status, body) = get(&leader(), "/v1/backup", TOKEN).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(body.contains("a tftp group has no backup"), "{body}");
+    let (mut admin, node, _phase) = Setup::new(false, "127.0.0.1:9411", "127.0.0.1:9412").admin();
+    admin.service = ServiceKind::Kv;
+    let (sender, phase) = watch::channel(Phase::Running);
+    admin.phase = phase;
+    let member = Member {
+        router: router(admin),
+        node,
+        phase: sender,
+    };
+    for token in ["", "wrong"] {
+        assert_eq!(
+            get(&member, "/v1/backup", token).await.0,
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    for query in ["atLeast=x", "atMost=1"] {
+        let path = format!("/v1/backup?{query}");
+        assert_eq!(get(&member, &path, TOKEN).await.0, StatusCode::BAD_REQUEST);
+    }
+    assert!(member.node.asked.lock().unwrap().is_empty());
+    let answer = get(&member, "/v1/backup?atLeast=7", TOKEN).await;
+    assert_eq!(answer, (StatusCode::OK, "backup".to_owned()));
+    assert_eq!(*member.node.asked.lock().unwrap(), ["backup kv 7"]);
+}
+
+#[tokio::test]
 async fn scheme_is_case_insensitive() {
     let request = Request::post("/v1/membership/transfer").header("authorization", format!("bearer {TOKEN}"));
     assert_eq!(

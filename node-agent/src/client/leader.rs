@@ -30,6 +30,19 @@ impl Leader {
         })
     }
 
+    /// A client of each member whose address is known from the start.
+    pub(crate) fn clients(&self) -> Vec<AdminClient> {
+        self.members
+            .iter()
+            .map(|address| self.client.at(address))
+            .collect()
+    }
+
+    /// A client of one member of the group.
+    pub(crate) fn client_at(&self, address: &str) -> AdminClient {
+        self.client.at(address)
+    }
+
     /// Sends a request to the leader. It is sent again when a member turns out not to lead, or stops answering:
     /// it must be safe to repeat. `attempt` counts from 0.
     pub(crate) async fn ask<T, F>(&self, mut request: impl FnMut(AdminClient, u32) -> F) -> anyhow::Result<T>

@@ -24,6 +24,8 @@ pub(crate) struct Agent {
     pub log_level: String,
     /// The service and its options.
     pub service: Service,
+    /// A backup that the group begins with.
+    pub restore_from: Option<PathBuf>,
     /// The clients' socket.
     pub socket: OwnedFd,
 }
@@ -50,6 +52,7 @@ impl Agent {
             client_address: None,
             kubernetes: None,
             exit_with_stdin: true,
+            restore_from: self.restore_from.clone(),
             service: self.service.config(place),
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use kv::server::Shown;
 use kv::state::Policy;
-use kv::{Kv, Options};
+use kv::{AccessFiles, Kv, Options};
 use listenfd::ListenFd;
 use operator_api::AgentConfig;
 use operator_api::config::{KvConfig, KvConflictPolicy};
@@ -46,6 +46,13 @@ pub(super) async fn start(
             .map(|some| (some.prefix.clone(), policy(some.policy)))
             .collect(),
         outbox_file: data_dir.join("outbox"),
+        access: AccessFiles {
+            tokens: kv.tokens_file.clone(),
+            tls: kv
+                .tls
+                .as_ref()
+                .map(|tls| (tls.cert_file.clone(), tls.key_file.clone())),
+        },
         shown: Shown::default(),
     };
     let (state, member_address, shown) = (replica.clone(), kv.member_listen, options.shown.clone());

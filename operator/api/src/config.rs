@@ -63,6 +63,12 @@ impl ServiceKind {
         }
     }
 
+    /// Whether a backup of the replicated state is a backup of the service. A TFTP group's files are not in it.
+    #[must_use]
+    pub const fn state_is_everything(self) -> bool {
+        !matches!(self, Self::Tftp)
+    }
+
     /// How far beyond the client port the first member's own port for clients is under `local`, where every member has
     /// one besides the leader's; each further member has the next one.
     #[must_use]
@@ -122,6 +128,10 @@ pub struct AgentConfig {
     /// End the process when standard input ends: the parent that held the other end is gone.
     #[serde(default)]
     pub exit_with_stdin: bool,
+    /// A backup (`quorate-agent backup`) that the group begins with, when this member founds it. It means nothing to a
+    /// member that is in a group already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<PathBuf>,
     /// The service this member runs, with its options.
     pub service: ServiceConfig,
 }
@@ -178,6 +188,23 @@ pub struct KvConfig {
     /// prefix counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conflicts: Vec<KvConflicts>,
+    /// A file with the tokens that clients carry, and what each may do (docs/kv.md, "Access"). Without it everybody may do
+    /// everything. A changed file counts within seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_file: Option<PathBuf>,
+    /// TLS on the client ports; plain TCP without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ServerTls>,
+}
+
+/// Files for TLS towards clients, PEM. Changed ones count within seconds, for new connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ServerTls {
+    /// The certificate chain, the server's own first.
+    pub cert_file: PathBuf,
+    /// Its private key.
+    pub key_file: PathBuf,
 }
 
 /// What happens to remembered writes of some keys on a conflict.
@@ -227,6 +254,8 @@ impl KvConfig {
             connections_max: Self::default_connections_max(),
             unknown_after_seconds: Self::default_unknown_after_seconds(),
             conflicts: Vec::new(),
+            tokens_file: None,
+            tls: None,
         }
     }
 

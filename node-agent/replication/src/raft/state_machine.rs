@@ -70,6 +70,16 @@ impl<S: State> Applied<S> {
         self.index.subscribe()
     }
 
+    /// The last applied index, the newest stamp, and the state as bytes: all of the same moment.
+    pub(crate) fn snapshot(&self) -> (u64, u64, Vec<u8>) {
+        let held = self.read_held();
+        (
+            held.last.map_or(0, |id| id.index),
+            held.clock_ms,
+            held.state.snapshot(),
+        )
+    }
+
     /// The last applied log id.
     pub(crate) fn last(&self) -> Option<LogId> {
         self.read_held().last

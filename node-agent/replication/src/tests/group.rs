@@ -15,8 +15,10 @@ use uuid::Uuid;
 use super::Ledger;
 use crate::{
     Durability, Identity, Leadership, MembershipError, Node, NodeId, NodeOptions, PeerTls, ProposeError,
-    Replica, Role, Timing,
+    Replica, RestoreFrom, Role, Timing,
 };
+
+mod backup;
 
 /// Long enough for any machine; reaching it is a failure, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -33,6 +35,7 @@ struct Group {
     members: BTreeMap<usize, Member>,
     group_id: Uuid,
     tls: Option<PeerTls>,
+    restore: Option<RestoreFrom>,
     durability: Durability,
 }
 
@@ -56,6 +59,7 @@ impl Group {
             members: BTreeMap::new(),
             group_id: Uuid::new_v4(),
             tls: None,
+            restore: None,
             durability: Durability::Strict,
         }
     }
@@ -71,6 +75,7 @@ impl Group {
             timing: Timing::Lan,
             durability: self.durability,
             tls: self.tls.clone(),
+            restore: self.restore.clone(),
         };
         self.start_with(number, options).await;
     }
@@ -321,6 +326,7 @@ async fn members_of_another_group_are_refused() {
         timing: Timing::Lan,
         durability: Durability::Strict,
         tls: None,
+        restore: None,
     };
     stranger.start_with(0, options).await;
     stranger.members[&0]

@@ -1,5 +1,6 @@
 //! The key-value front: HTTP on every member's own port, and on the leader's. The only part that opens sockets.
 
+mod access;
 mod conveyor;
 mod disk;
 mod http;
@@ -22,6 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::state::{KvState, Policy};
+use access::Access;
+pub use access::AccessFiles;
 use conveyor::Conveyor;
 use link::Link;
 use listener::Listener;
@@ -53,13 +56,15 @@ pub struct Options {
     pub policies: Vec<(String, Policy)>,
     /// Where what is remembered is kept.
     pub outbox_file: PathBuf,
+    /// Who is let in.
+    pub access: AccessFiles,
     /// What the service shows of itself, once it runs.
     pub shown: Shown,
 }
 
 /// What a running service shows of itself.
 #[derive(Clone, Default)]
-pub struct Shown(Arc<OnceLock<Memory>>);
+pub struct Shown(Arc<OnceLock<(Memory, Access)>>);
 
 impl std::fmt::Debug for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,6 +77,7 @@ pub struct Kv;
 
 /// What the connections share.
 struct Context {
+    access: Access,
     link: Arc<Link>,
     conveyor: Conveyor,
     reads: Reads,
@@ -87,7 +93,12 @@ struct Context {
 }
 
 impl Context {
-    fn new(options: &Options, replica: Replica<KvState>, tasks: &TaskTracker) -> Result<Self, ServeError> {
+    async fn open(
+        options: &Options,
+        replica: Replica<KvState>,
+        tasks: &TaskTracker,
+    ) -> Result<Self, ServeError> {
+        let access = Access::open(&options.access, tasks).await?;
         let link = Arc::new(Link::new(replica.clone()));
         link.answer_peers();
         let numbers = Arc::new(Numbers::default());
@@ -95,8 +106,9 @@ impl Context {
         let memory = Memory::open(&options.outbox_file, replica, conveyor.clone(), tasks)
             .map_err(|error| ServeError(format!("opening {}: {error}", options.outbox_file.display())))?;
         // Fails when it is shown already.
-        options.shown.0.set(memory.clone()).ok();
+        options.shown.0.set((memory.clone(), access.clone())).ok();
         Ok(Self {
+            access,
             reads: Reads::start(link.clone(), tasks),
             link,
             conveyor,
@@ -129,7 +141,7 @@ impl Service for Kv {
     async fn serve(options: Options, replica: Replica<KvState>, until: Shutdown) -> Result<(), ServeError> {
         let slots = Arc::new(Semaphore::new(options.connections_max));
         let tasks = TaskTracker::new();
-        let context = Arc::new(Context::new(&options, replica, &tasks)?);
+        let context = Arc::new(Context::open(&options, replica, &tasks).await?);
         let own = Listener::bind(options.member_listen)
             .map_err(|error| ServeError(format!("binding {}: {error}", options.member_listen)))?;
         let connections = http::Connections::new(context.clone(), slots, until.clone());
@@ -189,7 +201,9 @@ fn open(options: &Options) -> std::io::Result<Listener> {
 
 /// What the member holds, for the status page.
 pub fn detail(replica: &Replica<KvState>, member_address: SocketAddr, shown: &Shown) -> serde_json::Value {
-    let (outbox, outbox_bytes, alarm) = shown.0.get().map(Memory::summary).unwrap_or_default();
+    let shown = shown.0.get();
+    let (outbox, outbox_bytes, alarm) = shown.map(|(memory, _)| memory.summary()).unwrap_or_default();
+    let access = shown.map(|(_, access)| access.describe());
     replica.local(|state| {
         serde_json::json!({
             "memberAddress": member_address.to_string(),
@@ -201,6 +215,7 @@ pub fn detail(replica: &Replica<KvState>, member_address: SocketAddr, shown: &Sh
             "outboxBytes": outbox_bytes,
             "outboxDropped": state.dropped(),
             "outboxAlarm": alarm,
+            "access": access,
         })
     })
 }

@@ -7,24 +7,29 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use replication::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Context;
 use super::listener::Listener;
+use crate::access::{self, Grant, Level};
 use crate::request::{self, Answer, Head, Refusal, Target};
 use crate::state::{Change, Value};
 
 /// For the head of a request, and for the pause between two requests on one connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
+/// For both sides of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// For the whole body of a request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// A client that takes nothing for so long is gone.
@@ -101,6 +106,23 @@ async fn connection(stream: TcpStream, context: Arc<Context>, until: Shutdown, _
     socket2::SockRef::from(&stream)
         .set_tcp_user_timeout(Some(WRITE_TIMEOUT))
         .ok();
+    let Some(tls) = context.access.tls() else {
+        return conversation(stream, context, until).await;
+    };
+    let handshake = TlsAcceptor::from(tls).accept(stream);
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => conversation(stream, context, until).await,
+        Ok(Err(error)) => debug!(%error, "a client did not agree on TLS"),
+        Err(_) => debug!("a client did not finish its TLS handshake in time"),
+    }
+}
+
+/// The requests of one connection, one after the other.
+async fn conversation(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+    context: Arc<Context>,
+    until: Shutdown,
+) {
     let service = service_fn(move |request| {
         let context = context.clone();
         async move { Ok::<_, Infallible>(answer(&context, request).await) }
@@ -144,6 +166,11 @@ async fn answer(context: &Context, request: Request<Incoming>) -> Reply {
 fn reply(status: StatusCode, json: Vec<u8>) -> Reply {
     let mut response = Response::new(Full::new(json.into()));
     *response.status_mut() = status;
+    if status == StatusCode::UNAUTHORIZED {
+        // RFC 9110 §11.6.1: a 401 names the scheme that would do.
+        let scheme = HeaderValue::from_static(access::SCHEME);
+        response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+    }
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -159,6 +186,8 @@ enum Content {
 async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Content, Refusal> {
     let uri = request.uri();
     let Head { target, terms } = request::head(request.method(), uri.path(), uri.query())?;
+    let grant = context.access.grant(request.headers())?;
+    grant.check_target(&target)?;
     let value_bytes_max = context.value_bytes_max;
     let answer = match target {
         Target::Get(key) => context.get(&key, &terms).await,
@@ -181,11 +210,23 @@ async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Cont
             context.change(Change::Swap { key, old, new }, &terms).await?
         }
         Target::OpenSession => context.open_session(&terms).await?,
-        Target::Outcome => context.outcome(&terms).await,
-        Target::Cancel => context.cancel(&terms).await?,
+        Target::Outcome => shown_to(&grant, context.outcome(&terms).await),
+        Target::Cancel => shown_to(&grant, context.cancel(&terms).await?),
         Target::Outbox => return Ok(Content::Json(context.memory.describe(OUTBOX_ROWS_MAX))),
     };
     Ok(Content::Answer(answer))
+}
+
+/// Of another's request, the value is shown to those only who may read everything.
+fn shown_to(grant: &Grant, answer: Answer) -> Answer {
+    if grant.allows(Level::Read, "") {
+        return answer;
+    }
+    Answer {
+        value: String::new(),
+        encoding: None,
+        ..answer
+    }
 }
 
 fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {

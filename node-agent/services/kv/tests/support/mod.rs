@@ -1,22 +1,24 @@
 //! Groups of members, and the plainest of HTTP clients.
 
+#![allow(dead_code, reason = "not every test binary uses everything here")]
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kv::server::Shown;
 use kv::state::KvState;
-use kv::{Kv, Options};
+use kv::{AccessFiles, Kv, Options};
 use replication::{
     Durability, Leadership, Node, NodeOptions, Replica, ServeError, Service as _, Shutdown, Timing,
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
@@ -39,6 +41,7 @@ pub(crate) struct Group {
     leaders: TcpListener,
     addresses: Vec<(SocketAddr, SocketAddr)>,
     members: BTreeMap<usize, Member>,
+    access: AccessFiles,
 }
 
 /// What a member answered.
@@ -92,8 +95,15 @@ pub(crate) async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
 impl Group {
     /// Three voters, one of which leads.
     pub(crate) async fn of_three() -> Self {
+        Self::with(|_| AccessFiles::default()).await
+    }
+
+    /// The same, whose members let in whom the files in the group's directory say.
+    pub(crate) async fn with(access: impl FnOnce(&Path) -> AccessFiles) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let mut group = Self {
-            directory: tempfile::tempdir().unwrap(),
+            access: access(directory.path()),
+            directory,
             leaders: TcpListener::bind("127.0.0.1:0").unwrap(),
             addresses: (0..3).map(|_| (free_port(), free_port())).collect(),
             members: BTreeMap::new(),
@@ -127,6 +137,7 @@ impl Group {
             timing: Timing::Lan,
             durability: Durability::Strict,
             tls: None,
+            restore: None,
         })
         .await
         .unwrap();
@@ -139,6 +150,7 @@ impl Group {
             doubt: Duration::from_secs(30),
             policies: Vec::new(),
             outbox_file: data_dir.join("outbox"),
+            access: self.access.clone(),
             shown: Shown::default(),
         };
         let until = Shutdown::new();
@@ -199,6 +211,16 @@ impl Group {
         ask(self.leaders.local_addr().unwrap(), method, path, body).await
     }
 
+    /// Where the group's files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// A member's own address for clients.
+    pub(crate) fn address(&self, number: usize) -> SocketAddr {
+        self.addresses[number].1
+    }
+
     /// Sends these bytes to one member.
     pub(crate) async fn send(&self, number: usize, bytes: &str) -> Answer {
         send(self.addresses[number].1, bytes).await
@@ -216,32 +238,41 @@ async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Answe
 
 async fn send(address: SocketAddr, bytes: &str) -> Answer {
     within("an answer", async {
-        // A member that was just started may not listen yet.
-        let mut stream = loop {
-            match TcpStream::connect(address).await {
-                Ok(stream) => break stream,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        };
-        let (mut reader, mut writer) = stream.split();
-        let sending = writer.write_all(bytes.as_bytes());
-        let reading = async {
-            let mut buffer = Vec::new();
-            loop {
-                let mut piece = [0; 4096];
-                let length = reader.read(&mut piece).await.unwrap();
-                assert!(length > 0, "closed after {:?}", String::from_utf8_lossy(&buffer));
-                buffer.extend_from_slice(&piece[..length]);
-                if let Some(answer) = parse(&buffer) {
-                    return answer;
-                }
-            }
-        };
-        // A server may answer and close before it has read everything.
-        let (_, answer) = tokio::join!(sending, reading);
-        answer
+        let stream = connect(address).await;
+        exchange(stream, bytes).await
     })
     .await
+}
+
+/// A member that was just started may not listen yet.
+pub(crate) async fn connect(address: SocketAddr) -> TcpStream {
+    loop {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return stream,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// Sends a request and reads its answer.
+pub(crate) async fn exchange(stream: impl AsyncRead + AsyncWrite, bytes: &str) -> Answer {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let sending = writer.write_all(bytes.as_bytes());
+    let reading = async {
+        let mut buffer = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            let length = reader.read(&mut piece).await.unwrap();
+            assert!(length > 0, "closed after {:?}", String::from_utf8_lossy(&buffer));
+            buffer.extend_from_slice(&piece[..length]);
+            if let Some(answer) = parse(&buffer) {
+                return answer;
+            }
+        }
+    };
+    // A server may answer and close before it has read everything.
+    let (_, answer) = tokio::join!(sending, reading);
+    answer
 }
 
 /// The answer, once it is complete.
