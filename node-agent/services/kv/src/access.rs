@@ -213,6 +213,7 @@ fn need(target: &Target) -> Need<'_> {
         Target::Get(key) => Need::On(Level::Read, key),
         Target::Set(key) | Target::Delete(key) | Target::Swap(key) => Need::On(Level::Write, key),
         Target::OpenSession | Target::Outcome | Target::Cancel => Need::Somewhere(Level::Write),
+        Target::Extract(server) => Need::On(Level::Write, server),
         Target::Outbox => Need::On(Level::Admin, ""),
     }
 }

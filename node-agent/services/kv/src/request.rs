@@ -1,5 +1,8 @@
 //! HTTP to operations, answers to JSON. Pure: what is wrong with a request is said in a sentence, with a status code.
 
+pub mod logs;
+mod path;
+
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -33,6 +36,8 @@ pub enum Target {
     Cancel,
     /// `GET /v1/outbox`
     Outbox,
+    /// `POST /v1/logs/{server}/extract`, the caller's copy of the log as the body.
+    Extract(Arc<str>),
 }
 
 /// A request's head.
@@ -59,6 +64,8 @@ pub struct Terms {
     pub floor: u64,
     /// `first=true`: the client has not sent this request before; then a timeout needs no quorum to be certain.
     pub first: bool,
+    /// `wholeLines=true`: a last line without an end is left for later.
+    pub whole_lines: bool,
 }
 
 /// A request that is not carried out: why, for people, and the status code of HTTP.
@@ -121,6 +128,15 @@ pub struct Answer {
     /// `forgotten`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outcome: Option<&'static str>,
+    /// Whether a log does not continue what was extracted before.
+    #[serde(skip_serializing_if = "is_false")]
+    pub gap: bool,
+    /// How many lines of the caller's copy of a log came before those that were extracted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// How many lines of a server's log were ever extracted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
     /// Why the request was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -191,25 +207,8 @@ pub fn head(method: &Method, path: &str, query: Option<&str>) -> Result<Head, Re
 }
 
 fn target(method: &Method, path: &str) -> Result<Target, Refusal> {
-    let only = |wanted: Method, target: Target| {
-        if *method == wanted {
-            Ok(target)
-        } else {
-            Err(not_allowed(format!("{path} takes {wanted}")))
-        }
-    };
     let Some(rest) = path.strip_prefix("/v1/kv/") else {
-        return match path {
-            "/v1/sessions" => only(Method::POST, Target::OpenSession),
-            "/v1/outcome" => only(Method::GET, Target::Outcome),
-            "/v1/cancel" => only(Method::POST, Target::Cancel),
-            "/v1/outbox" => only(Method::GET, Target::Outbox),
-            _ => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                "there is no such path: keys are at /v1/kv/{key}; there are /v1/sessions, /v1/outcome, /v1/cancel and \
-                 /v1/outbox besides",
-            )),
-        };
+        return path::target(method, path);
     };
     if method == Method::POST {
         let Some(key) = rest.strip_suffix("/swap") else {
@@ -247,6 +246,7 @@ fn terms(query: &str) -> Result<Terms, Refusal> {
             "session" => session = Some(number(name, value, 1..=u64::MAX)?),
             "seq" => seq = Some(number(name, value, 1..=u64::MAX)?),
             "first" => terms.first = boolean(name, value)?,
+            "wholeLines" => terms.whole_lines = boolean(name, value)?,
             "floor" => terms.floor = number(name, value, 0..=u64::MAX)?,
             _ => {
                 return Err(Refusal::bad(format!(
@@ -306,7 +306,9 @@ fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
         return refuse("`timeoutMs` has no meaning with `blocking=true`: leave one of them out");
     }
     match target {
-        Target::Swap(_) | Target::OpenSession | Target::Outcome | Target::Cancel if terms.local => {
+        Target::Swap(_) | Target::OpenSession | Target::Outcome | Target::Cancel | Target::Extract(_)
+            if terms.local =>
+        {
             refuse("this is always consistent: leave `consistent=false` out")
         }
         Target::Outcome | Target::Cancel if terms.request.is_none() => {
@@ -348,19 +350,24 @@ fn not_allowed(sentence: impl Into<String>) -> Refusal {
 
 /// A key from its place in the path.
 fn key_of(encoded: &str) -> Result<Arc<str>, Refusal> {
-    let key: Cow<'_, str> = percent_decode_str(encoded)
+    name_of(encoded, "key")
+}
+
+/// A key or another name from its place in the path; `what` says which, for people.
+fn name_of(encoded: &str, what: &str) -> Result<Arc<str>, Refusal> {
+    let name: Cow<'_, str> = percent_decode_str(encoded)
         .decode_utf8()
-        .map_err(|_| Refusal::bad("the key is no UTF-8 once its %-escapes are resolved"))?;
-    if key.is_empty() {
-        return Err(Refusal::bad("the key is empty: name one, /v1/kv/{key}"));
+        .map_err(|_| Refusal::bad(format!("the {what} is no UTF-8 once its %-escapes are resolved")))?;
+    if name.is_empty() {
+        return Err(Refusal::bad(format!("the {what} is empty: name one in the path")));
     }
-    if key.len() > KEY_BYTES_MAX {
+    if name.len() > KEY_BYTES_MAX {
         return Err(Refusal::bad(format!(
-            "the key has {} bytes: at most {KEY_BYTES_MAX} are allowed",
-            key.len()
+            "the {what} has {} bytes: at most {KEY_BYTES_MAX} are allowed",
+            name.len()
         )));
     }
-    Ok(key.into())
+    Ok(name.into())
 }
 
 /// An hour: who waits longer, waits with `blocking=true`.
@@ -369,7 +376,8 @@ const TIMEOUT_MS_MAX: u64 = 3_600_000;
 /// Of a bad value.
 const VALUE_CHARS_SHOWN: usize = 40;
 
-const PARAMETERS: &str = "consistent, blocking, timeoutMs, session, seq, first and floor";
+const PARAMETERS: &str =
+    "consistent, blocking, timeoutMs, session, seq, first, floor, and wholeLines for logs";
 
 #[cfg(test)]
 mod tests {
@@ -424,6 +432,7 @@ mod tests {
             request: Some((3, 9)),
             floor: 7,
             first: false,
+            whole_lines: false,
         };
         assert_eq!(terms, expected);
     }

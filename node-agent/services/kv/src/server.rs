@@ -6,6 +6,7 @@ mod disk;
 mod http;
 mod link;
 mod listener;
+mod logs;
 mod numbers;
 mod operations;
 mod reads;

@@ -3,21 +3,26 @@
 //! Pure: a command and the log's time in, an outcome out. Whether a swap takes place is decided here and nowhere else.
 
 mod command;
+mod logs;
+mod parts;
 mod session;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use replication::{LogTime, NodeId, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
 pub use command::{Change, Command, Outcome, Policy, Remembered, Request};
+use logs::Logs;
 use session::{Admission, Sessions};
 pub use value::Value;
 
-/// The version of the snapshot's format.
-const SNAPSHOT_VERSION: u8 = 1;
+/// The version of the snapshot's format that is written; the one before is read, too.
+const SNAPSHOT_VERSION: u8 = 2;
+/// Remembered writes of one member that lost a conflict and are told apart.
+const DROPPED_MAX: usize = 1024;
 
 /// A key's value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +77,9 @@ pub struct KvState {
     merged: BTreeMap<NodeId, u64>,
     /// Remembered writes that lost a conflict.
     dropped: u64,
+    /// By member, the numbers of the last of these.
+    dropped_last: BTreeMap<NodeId, VecDeque<u64>>,
+    logs: Logs,
     /// Of all keys and values.
     bytes: u64,
 }
@@ -105,6 +113,19 @@ impl KvState {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Whether a remembered write of `member` lost a conflict; of very old ones that is forgotten.
+    #[must_use]
+    pub fn was_dropped(&self, member: NodeId, number: u64) -> bool {
+        let last = self.dropped_last.get(&member);
+        last.is_some_and(|last| last.contains(&number))
+    }
+
+    /// How many servers' logs are extracted.
+    #[must_use]
+    pub fn log_servers(&self) -> usize {
+        self.logs.servers()
     }
 
     /// How many sessions there are.
@@ -168,6 +189,7 @@ impl KvState {
             },
             Change::Cancel => Outcome::Cancelled,
             Change::Merge { member, remembered } => self.merge(at, member, remembered),
+            Change::Extract { server, digests } => self.logs.extract(&server, &digests),
         }
     }
 
@@ -194,7 +216,7 @@ impl KvState {
                 _ => self.merge_one(member, remembered),
             };
             if outcome == Outcome::Cancelled {
-                self.dropped += 1;
+                self.drop_remembered(member, number);
                 dropped.push(number);
             } else {
                 stored += 1;
@@ -219,6 +241,15 @@ impl KvState {
             }
             None => self.delete(&remembered.key),
         }
+    }
+
+    fn drop_remembered(&mut self, member: NodeId, number: u64) {
+        self.dropped += 1;
+        let last = self.dropped_last.entry(member).or_default();
+        if last.len() == DROPPED_MAX {
+            last.pop_front();
+        }
+        last.push_back(number);
     }
 
     fn delete(&mut self, key: &str) -> Outcome {
@@ -262,16 +293,6 @@ fn size(key: &str, item: &Item) -> u64 {
     (key.len() + item.value.as_ref().len()) as u64
 }
 
-/// The snapshot after its version byte. A stored format: fields are only appended.
-#[derive(Serialize, Deserialize)]
-struct SnapshotV1 {
-    revision: u64,
-    items: Vec<(Arc<str>, Item)>,
-    sessions: Sessions,
-    merged: BTreeMap<NodeId, u64>,
-    dropped: u64,
-}
-
 impl State for KvState {
     type Command = Command;
     type Outcome = Vec<Outcome>;
@@ -285,41 +306,11 @@ impl State for KvState {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        let items = self.items.iter().map(|(key, item)| (key.clone(), item.clone()));
-        let snapshot = SnapshotV1 {
-            revision: self.revision,
-            items: items.collect(),
-            sessions: self.sessions.clone(),
-            merged: self.merged.clone(),
-            dropped: self.dropped,
-        };
-        postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION]).expect("values in memory always serialise")
+        parts::write(self)
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
-        let error = |reason: String| RestoreError { reason };
-        let (version, rest) = bytes
-            .split_first()
-            .ok_or_else(|| error("a snapshot of no bytes".to_owned()))?;
-        if *version != SNAPSHOT_VERSION {
-            return Err(error(format!(
-                "a snapshot of version {version}, expected {SNAPSHOT_VERSION}"
-            )));
-        }
-        let (snapshot, rest): (SnapshotV1, _) =
-            postcard::take_from_bytes(rest).map_err(|source| error(source.to_string()))?;
-        if !rest.is_empty() {
-            return Err(error(format!("{} bytes follow the snapshot", rest.len())));
-        }
-        let items: BTreeMap<_, _> = snapshot.items.into_iter().collect();
-        Ok(Self {
-            revision: snapshot.revision,
-            bytes: items.iter().map(|(key, item)| size(key, item)).sum(),
-            items,
-            sessions: snapshot.sessions,
-            merged: snapshot.merged,
-            dropped: snapshot.dropped,
-        })
+        parts::read(bytes)
     }
 }
 

@@ -190,3 +190,60 @@ async fn bad_requests_are_refused_in_words_and_cost_nothing() {
     assert_eq!(answer.status, 413);
     assert_eq!(group.ask(0, "GET", "/v1/kv/k", "").await.value(), largest);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocking_write_that_lost_a_conflict_says_so() {
+    let mut group = Group::of_three().await;
+    assert!(group.ask(0, "PUT", "/v1/kv/kept/k", "before").await.valid());
+    let leader = group.leader().await;
+    let (last, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let got = group.ask(last, "GET", "/v1/kv/kept/k", "").await;
+    assert_eq!(got.value(), "before");
+    group.stop(other).await;
+    group.stop(leader).await;
+    let path = "/v1/kv/kept/k?consistent=false&blocking=true";
+    let blocking = tokio::spawn(support::ask(group.address(last), "PUT", path, "mine"));
+    eventually("it is remembered", async || {
+        group.ask(last, "GET", "/v1/outbox", "").await.json["pending"] == 1
+    })
+    .await;
+    group.start(leader).await;
+    let answer = blocking.await.unwrap();
+    assert_eq!(
+        (answer.status, answer.valid(), answer.value()),
+        (200, false, "before"),
+        "{answer:?}"
+    );
+    assert_eq!(answer.json["outcome"], "dropped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_of_a_log_are_extracted_once() {
+    let group = Group::of_three().await;
+    let path = "/v1/logs/web%2F1/extract";
+    let first = group.ask(0, "POST", path, "1 a\n2 b\n").await;
+    assert_eq!((first.valid(), first.value()), (true, "1 a\n2 b\n"), "{first:?}");
+    let session = group.ask(0, "POST", "/v1/sessions", "").await.json["session"]
+        .as_u64()
+        .unwrap();
+    let numbered = format!("{path}?session={session}&seq=1");
+    for number in [1, 2] {
+        // The same request, again elsewhere.
+        let again = group.ask(number, "POST", &numbered, "1 a\n2 b\n3 c").await;
+        assert_eq!((again.valid(), again.value()), (true, "3 c"), "{again:?}");
+    }
+    let older = group.ask(2, "POST", path, "1 a\n").await;
+    assert_eq!((older.valid(), older.value()), (true, ""), "{older:?}");
+    assert_eq!(older.json["gap"], json!(null));
+    let whole = format!("{path}?wholeLines=true");
+    let rotated = group.ask(0, "POST", &whole, "4 d\n5 hal").await;
+    assert_eq!((rotated.value(), &rotated.json["gap"]), ("4 d\n", &json!(true)));
+    let grown = group.ask(0, "POST", &whole, "4 d\n5 half\n").await;
+    assert_eq!((grown.value(), &grown.json["total"]), ("5 half\n", &json!(5)));
+    let endless = group.ask(0, "POST", path, &"x\n".repeat(40_000)).await;
+    assert_eq!(endless.status, 413);
+    let refused = group
+        .ask(0, "POST", "/v1/logs/s/extract?consistent=false", "x")
+        .await;
+    assert_eq!(refused.status, 400);
+}

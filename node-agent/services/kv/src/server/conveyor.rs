@@ -223,6 +223,7 @@ fn size(change: &Change) -> usize {
             .iter()
             .map(|one| one.key.len() + one.value.as_ref().map_or(0, |value| value.as_ref().len()))
             .sum(),
+        Change::Extract { server, digests } => server.len() + digests.as_ref().len(),
     }
 }
 

@@ -209,6 +209,10 @@ async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Cont
             }
             context.change(Change::Swap { key, old, new }, &terms).await?
         }
+        Target::Extract(server) => {
+            let copy = body(request, value_bytes_max).await?;
+            context.extract(server, &copy, &terms).await?
+        }
         Target::OpenSession => context.open_session(&terms).await?,
         Target::Outcome => shown_to(&grant, context.outcome(&terms).await),
         Target::Cancel => shown_to(&grant, context.cancel(&terms).await?),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use replication::NodeId;
 
 use super::Context;
 use super::conveyor::Load;
@@ -204,17 +205,22 @@ impl Context {
             Some(Identity::Own(number)) => Some(number),
             _ => None,
         };
+        let (member, key) = (draft.member, draft.key.clone());
         let remembered = self.memory.remember(draft, number, room).await;
         let number = remembered.map_err(|reason| Refusal::new(StatusCode::INSUFFICIENT_STORAGE, reason))?;
-        if terms.blocking {
-            self.memory.merged_to(number).await;
+        if !terms.blocking {
+            return Ok(Answer {
+                valid: true,
+                timeout: true,
+                remembered: true,
+                ..Answer::default()
+            });
         }
-        Ok(Answer {
-            valid: true,
-            timeout: !terms.blocking,
-            remembered: !terms.blocking,
-            ..Answer::default()
-        })
+        self.memory.merged_to(number).await;
+        Ok(self
+            .link
+            .replica
+            .local(|state| merged(state, member, number, &key)))
     }
 
     /// Asks a quorum for a while. What is given up may yet take place, under its number.
@@ -335,6 +341,21 @@ fn found(item: Option<&Item>) -> Answer {
     }
 }
 
+/// What became of a remembered write, once it was merged: it may have lost a conflict.
+fn merged(state: &KvState, member: NodeId, number: u64, key: &str) -> Answer {
+    if state.was_dropped(member, number) {
+        return Answer {
+            valid: false,
+            outcome: Some("dropped"),
+            ..found(state.get(key))
+        };
+    }
+    Answer {
+        valid: true,
+        ..Answer::default()
+    }
+}
+
 /// It did not take place, and never will.
 pub(super) fn timeout() -> Answer {
     Answer {
@@ -366,6 +387,10 @@ fn answer(settled: Settled, change: &Change, (session, seq): (u64, u64)) -> Resu
             StatusCode::GONE,
             format!("request {seq} of session {session} was answered long ago, and its answer is forgotten"),
         )),
+        Settled::Outcome(Outcome::Full) => Err(Refusal::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "the group holds as many of these as it can: nothing was done",
+        )),
         Settled::Outcome(outcome) => {
             let answer = of(&outcome);
             Ok(match (outcome, change) {
@@ -391,6 +416,13 @@ fn of(outcome: &Outcome) -> Answer {
             ..Answer::default().with_value(value)
         },
         Outcome::Cancelled => timeout(),
+        Outcome::Extracted { start, gap, total } => Answer {
+            valid: true,
+            gap: *gap,
+            start: Some(*start),
+            total: Some(*total),
+            ..Answer::default()
+        },
         _ => Answer::default(),
     }
 }
@@ -399,7 +431,7 @@ fn of(outcome: &Outcome) -> Answer {
 fn told(outcome: Option<&Outcome>) -> Answer {
     let name = match outcome {
         None => "none",
-        Some(Outcome::Done { .. }) => "done",
+        Some(Outcome::Done { .. } | Outcome::Extracted { .. }) => "done",
         Some(Outcome::Cancelled) => "cancelled",
         Some(Outcome::NoSession | Outcome::Forgotten) => "forgotten",
         Some(_) => "differs",

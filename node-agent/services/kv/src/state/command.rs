@@ -65,6 +65,13 @@ pub enum Change {
         /// What it remembered, in this order.
         remembered: Vec<Remembered>,
     },
+    /// Hands out the records of a server's log that nobody was handed before.
+    Extract {
+        /// The server.
+        server: Arc<str>,
+        /// The digests of the lines of the caller's copy, 8 bytes each; their text does not enter the log.
+        digests: Value,
+    },
 }
 
 /// A write that a member accepted without a quorum.
@@ -150,4 +157,15 @@ pub enum Outcome {
         /// Those that were dropped, by their numbers.
         dropped: Vec<u64>,
     },
+    /// These records are the caller's.
+    Extracted {
+        /// How many lines of its copy are not.
+        start: u64,
+        /// Whether the copy does not continue what was handed out before.
+        gap: bool,
+        /// How many records of the server were ever handed out, these included.
+        total: u64,
+    },
+    /// Nothing was done: a bounded collection is full.
+    Full,
 }

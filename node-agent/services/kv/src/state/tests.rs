@@ -142,8 +142,66 @@ fn golden_bytes() {
     request(&mut state, 1, 3, Change::Cancel);
     assert_eq!(
         state.snapshot(),
-        b"\x01\x01\x01\x01k\x01v\x01\0\0\0\x01\x01\x01\0\0\0\x01\x03\x03\0\0"
+        b"\x02\x01\x01\x01k\x01v\x01\0\0\0\x01\x01\x01\0\0\0\x01\x03\x03\0\0"
     );
+}
+
+#[test]
+fn golden_bytes_of_parts() {
+    let bytes = |change: &Change| postcard::to_allocvec(change).unwrap();
+    let extract = Change::Extract {
+        server: "s".into(),
+        digests: Value::from(&7_u64.to_le_bytes()[..]),
+    };
+    assert_eq!(bytes(&extract), b"\x06\x01s\x08\x07\0\0\0\0\0\0\0");
+    let mut state = KvState::default();
+    let extracted = apply(&mut state, extract);
+    assert_eq!(postcard::to_allocvec(&extracted).unwrap(), b"\x07\0\0\x01");
+    assert_eq!(postcard::to_allocvec(&Outcome::Full).unwrap(), b"\x08");
+    apply(&mut state, set("k", "v"));
+    merge(
+        &mut state,
+        vec![remembered(1, "k", Some("w"), Policy::KeepQuorum)],
+    );
+    assert_eq!(
+        state.snapshot(),
+        b"\x02\x01\x01\x01k\x01v\x01\0\0\0\0\0\x01\x05\x01\x01\
+          \x01\x01\x05\x01\x01\
+          \x02\x01\x01s\x01\x01\x01\x81\xe1\xb4\xc4\xa2\x82\x95\xc2\x53\x01\x07\x01\x07"
+    );
+    let back = KvState::restore(&state.snapshot()).unwrap();
+    assert_eq!(back.snapshot(), state.snapshot());
+    let later = [&state.snapshot()[..], b"\xff"].concat();
+    assert!(
+        KvState::restore(&later)
+            .unwrap_err()
+            .reason
+            .contains("later version")
+    );
+}
+
+#[test]
+fn snapshot_of_the_first_version_is_read() {
+    let first = b"\x01\x01\x01\x01k\x01v\x01\0\0\0\x01\x01\x01\0\0\0\x01\x03\x03\0\0";
+    let state = KvState::restore(first).unwrap();
+    assert_eq!(value(&state, "k").unwrap(), "v");
+    assert_eq!((state.revision(), state.sessions()), (1, 1));
+    assert_eq!(state.snapshot()[1..], first[1..]);
+    assert!(KvState::restore(&[&first[..], b"\x01\0"].concat()).is_err());
+}
+
+#[test]
+fn remembered_write_that_was_dropped_is_told_apart() {
+    let mut state = KvState::default();
+    apply(&mut state, set("k", "theirs"));
+    let all = vec![
+        remembered(1, "k", Some("mine"), Policy::KeepQuorum),
+        remembered(2, "l", Some("mine"), Policy::KeepQuorum),
+    ];
+    assert_eq!(merge(&mut state, all), (1, vec![1]));
+    let state = KvState::restore(&state.snapshot()).unwrap();
+    assert_eq!([1, 2].map(|number| state.was_dropped(5, number)), [true, false]);
+    assert!(!state.was_dropped(4, 1));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kv::server::Shown;
-use kv::state::KvState;
+use kv::state::{KvState, Policy};
 use kv::{AccessFiles, Kv, Options};
 use replication::{
     Durability, Leadership, Node, NodeOptions, Replica, ServeError, Service as _, Shutdown, Timing,
@@ -148,7 +148,7 @@ impl Group {
             value_bytes_max: VALUE_BYTES_MAX,
             connections_max: 64,
             doubt: Duration::from_secs(30),
-            policies: Vec::new(),
+            policies: vec![("kept/".to_owned(), Policy::KeepQuorum)],
             outbox_file: data_dir.join("outbox"),
             access: self.access.clone(),
             shown: Shown::default(),
@@ -227,7 +227,7 @@ impl Group {
     }
 }
 
-async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> Answer {
     let length = body.len();
     send(
         address,
