@@ -69,7 +69,7 @@ struct Answer {
 }
 
 /// A caller, with a session of its own.
-pub struct Caller {
+pub(crate) struct Caller {
     http: reqwest::Client,
     members: Vec<String>,
     /// The one that is asked.
@@ -80,7 +80,7 @@ pub struct Caller {
 
 impl Caller {
     /// One that asks the members at these addresses, the one at `first` to begin with.
-    pub async fn new(members: Vec<String>, first: usize) -> anyhow::Result<Self> {
+    pub(crate) async fn new(members: Vec<String>, first: usize) -> anyhow::Result<Self> {
         ensure!(!members.is_empty(), "no member is named");
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -104,7 +104,11 @@ impl Caller {
 
     /// The records of a server's log that no caller was given before, and whether the log does not continue what was given
     /// out. Lines without an end are left for later.
-    pub async fn get_last_log(&mut self, server: &str, raw_logs: &str) -> anyhow::Result<(String, bool)> {
+    pub(crate) async fn get_last_log(
+        &mut self,
+        server: &str,
+        raw_logs: &str,
+    ) -> anyhow::Result<(String, bool)> {
         let copy = &raw_logs[..raw_logs.rfind('\n').map_or(0, |end| end + 1)];
         let lines = copy.split_inclusive('\n').count();
         let path = format!("/v1/kv/marks/{server}");

@@ -47,7 +47,7 @@ pub(crate) async fn start(
 ) -> anyhow::Result<Started> {
     match &config.service {
         ServiceConfig::Tftp(options) => tftp::start(config, options, data_dir, sockets, metrics, until).await,
-        ServiceConfig::Kv(options) => kv::start(config, options, data_dir, sockets, until).await,
+        ServiceConfig::Kv(options) => kv::start(config, options, data_dir, sockets, metrics, until).await,
     }
 }
 

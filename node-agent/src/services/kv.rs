@@ -1,4 +1,6 @@
-//! The key-value service in the agent's terms: its options and its part of the status.
+//! The key-value service in the agent's terms: its options, its metrics and its part of the status.
+
+mod gauges;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +13,11 @@ use kv::{AccessFiles, Kv, Options};
 use listenfd::ListenFd;
 use operator_api::AgentConfig;
 use operator_api::config::{KvConfig, KvConflictPolicy};
+use prometheus::Registry;
 use replication::Shutdown;
 
 use super::{Started, serve, start_node};
+use gauges::Gauges;
 
 /// Starts the node and prepares the service.
 pub(super) async fn start(
@@ -21,6 +25,7 @@ pub(super) async fn start(
     kv: &KvConfig,
     data_dir: &Path,
     mut sockets: ListenFd,
+    registry: &Registry,
     until: Shutdown,
 ) -> anyhow::Result<Started> {
     let (node, replica) = start_node::<Kv>(config).await?;
@@ -38,6 +43,7 @@ pub(super) async fn start(
         socket,
         member_listen: kv.member_listen,
         value_bytes_max: usize::try_from(kv.value_bytes_max).context("kv option valueBytesMax")?,
+        quota_bytes: kv.storage_bytes_max,
         connections_max: usize::try_from(kv.connections_max).context("kv option connectionsMax")?,
         doubt: Duration::from_secs(kv.unknown_after_seconds.into()),
         policies: kv
@@ -56,11 +62,15 @@ pub(super) async fn start(
         shown: Shown::default(),
     };
     let (state, member_address, shown) = (replica.clone(), kv.member_listen, options.shown.clone());
+    let quota = kv.storage_bytes_max;
+    registry
+        .register(Box::new(Gauges::new(replica.clone(), quota)?))
+        .context("registering metrics")?;
     Ok(Started {
         node,
         serving: serve::<Kv>(options, replica, until),
         client_address: client_address.to_string(),
-        detail: Arc::new(move || kv::server::detail(&state, member_address, &shown)),
+        detail: Arc::new(move || kv::server::detail(&state, member_address, quota, &shown)),
         lacks: Arc::new(|| None),
         files: None,
     })

@@ -178,6 +178,9 @@ pub struct KvConfig {
     /// The largest value, in bytes.
     #[serde(default = "KvConfig::default_value_bytes_max")]
     pub value_bytes_max: u32,
+    /// Bytes of keys, values and journals that the group holds; what would grow beyond it is refused.
+    #[serde(default = "KvConfig::default_storage_bytes_max")]
+    pub storage_bytes_max: u64,
     /// Client connections of this member, on both addresses together; further ones wait.
     #[serde(default = "KvConfig::default_connections_max")]
     pub connections_max: u32,
@@ -237,6 +240,11 @@ impl KvConfig {
         // As etcd's limit of a request.
         3 << 19
     }
+    /// What the group holds, when nothing else is said.
+    #[must_use]
+    pub const fn default_storage_bytes_max() -> u64 {
+        256 << 20
+    }
     pub(crate) const fn default_connections_max() -> u32 {
         10_000
     }
@@ -251,6 +259,7 @@ impl KvConfig {
             listen,
             member_listen,
             value_bytes_max: Self::default_value_bytes_max(),
+            storage_bytes_max: Self::default_storage_bytes_max(),
             connections_max: Self::default_connections_max(),
             unknown_after_seconds: Self::default_unknown_after_seconds(),
             conflicts: Vec::new(),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use crate::request::{Refusal, Target};
+use crate::state::{Operation, Transaction};
 
 /// The scheme of the header that carries a token (RFC 6750 §2.1).
 pub const SCHEME: &str = "Bearer";
@@ -185,6 +186,23 @@ impl Grant {
         }
     }
 
+    /// Refuses a transaction with a key that the caller may not use so.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn check_transaction(&self, transaction: &Transaction) -> Result<(), Refusal> {
+        for comparison in &transaction.compare {
+            self.check(Level::Read, &comparison.key)?;
+        }
+        for operation in transaction.then.iter().chain(&transaction.otherwise) {
+            match operation {
+                Operation::Set { key, .. } | Operation::Delete { key } => self.check(Level::Write, key)?,
+                Operation::Get { key } => self.check(Level::Read, key)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses a request whose head already tells that the caller may not make it.
     ///
     /// # Errors
@@ -212,7 +230,14 @@ fn need(target: &Target) -> Need<'_> {
     match target {
         Target::Get(key) => Need::On(Level::Read, key),
         Target::Set(key) | Target::Delete(key) | Target::Swap(key) => Need::On(Level::Write, key),
-        Target::OpenSession | Target::Outcome | Target::Cancel => Need::Somewhere(Level::Write),
+        // What they concern is checked where it is known: the prefix, the body, the lease's keys.
+        Target::Range | Target::Transact | Target::Lease(_) => Need::Somewhere(Level::Read),
+        Target::OpenSession
+        | Target::Outcome
+        | Target::Cancel
+        | Target::GrantLease
+        | Target::KeepAlive(_)
+        | Target::Revoke(_) => Need::Somewhere(Level::Write),
         Target::Extract(server) => Need::On(Level::Write, server),
         Target::Outbox => Need::On(Level::Admin, ""),
     }

@@ -1,7 +1,9 @@
 //! HTTP to operations, answers to JSON. Pure: what is wrong with a request is said in a sentence, with a status code.
 
 pub mod logs;
+mod more;
 mod path;
+mod transaction;
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
@@ -16,6 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::KEY_BYTES_MAX;
 use crate::state::Value;
+pub use more::More;
+use more::PARAMETERS;
+use transaction::shown_value;
+pub use transaction::{Row, transaction};
 
 /// What a request asks for, as far as its head says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +44,18 @@ pub enum Target {
     Outbox,
     /// `POST /v1/logs/{server}/extract`, the caller's copy of the log as the body.
     Extract(Arc<str>),
+    /// `GET /v1/kv`
+    Range,
+    /// `POST /v1/txn`
+    Transact,
+    /// `POST /v1/leases?ttlSeconds=N`
+    GrantLease,
+    /// `GET /v1/leases/{id}`
+    Lease(u64),
+    /// `POST /v1/leases/{id}/keepalive`
+    KeepAlive(u64),
+    /// `DELETE /v1/leases/{id}`
+    Revoke(u64),
 }
 
 /// A request's head.
@@ -64,8 +82,8 @@ pub struct Terms {
     pub floor: u64,
     /// `first=true`: the client has not sent this request before; then a timeout needs no quorum to be certain.
     pub first: bool,
-    /// `wholeLines=true`: a last line without an end is left for later.
-    pub whole_lines: bool,
+    /// The parameters of single operations.
+    pub more: More,
 }
 
 /// A request that is not carried out: why, for people, and the status code of HTTP.
@@ -137,6 +155,21 @@ pub struct Answer {
     /// How many lines of a server's log were ever extracted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
+    /// The keys of a range, with their values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub items: Option<Vec<Row>>,
+    /// What the operations of a transaction did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub results: Option<Vec<Row>>,
+    /// Whether there are further ones: ask again with `after` as the last key.
+    #[serde(skip_serializing_if = "is_false")]
+    pub more: bool,
+    /// The lease.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
+    /// How long the lease lasts, by this member's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
     /// Why the request was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -146,13 +179,7 @@ impl Answer {
     /// Puts a value in, as text or in base64.
     #[must_use]
     pub fn with_value(mut self, value: &Value) -> Self {
-        match std::str::from_utf8(value.as_ref()) {
-            Ok(text) => text.clone_into(&mut self.value),
-            Err(_) => {
-                self.value = BASE64_STANDARD.encode(value);
-                self.encoding = Some("base64");
-            }
-        }
+        (self.value, self.encoding) = shown_value(value);
         self
     }
 
@@ -246,8 +273,8 @@ fn terms(query: &str) -> Result<Terms, Refusal> {
             "session" => session = Some(number(name, value, 1..=u64::MAX)?),
             "seq" => seq = Some(number(name, value, 1..=u64::MAX)?),
             "first" => terms.first = boolean(name, value)?,
-            "wholeLines" => terms.whole_lines = boolean(name, value)?,
             "floor" => terms.floor = number(name, value, 0..=u64::MAX)?,
+            _ if terms.more.take(name, value)? => {}
             _ => {
                 return Err(Refusal::bad(format!(
                     "there is no query parameter `{name}`: there are {PARAMETERS}"
@@ -305,8 +332,17 @@ fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
     if terms.blocking && terms.timeout.is_some() {
         return refuse("`timeoutMs` has no meaning with `blocking=true`: leave one of them out");
     }
+    terms.more.check(target, terms.local)?;
     match target {
-        Target::Swap(_) | Target::OpenSession | Target::Outcome | Target::Cancel | Target::Extract(_)
+        Target::Swap(_)
+        | Target::OpenSession
+        | Target::Outcome
+        | Target::Cancel
+        | Target::Extract(_)
+        | Target::Transact
+        | Target::GrantLease
+        | Target::KeepAlive(_)
+        | Target::Revoke(_)
             if terms.local =>
         {
             refuse("this is always consistent: leave `consistent=false` out")
@@ -314,7 +350,9 @@ fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
         Target::Outcome | Target::Cancel if terms.request.is_none() => {
             refuse("name the request: `session` and `seq`")
         }
-        Target::Get(_) | Target::OpenSession | Target::Outbox if terms.request.is_some() => {
+        Target::Get(_) | Target::OpenSession | Target::Outbox | Target::Range | Target::Lease(_)
+            if terms.request.is_some() =>
+        {
             refuse("this can always be repeated: leave `session` and `seq` out")
         }
         _ => Ok(()),
@@ -331,17 +369,30 @@ pub fn swap_values(body: &[u8]) -> Result<(Value, Value), Refusal> {
             r#"the body of a swap is {{"oldValue":"…","newValue":"…"}}: {error}"#
         ))
     })?;
-    let value = |name: &str, text: &str| match body.encoding {
+    let value = |name: &str, text: &str| decoded(name, text, body.encoding);
+    Ok((
+        value("oldValue", &body.old_value)?,
+        value("newValue", &body.new_value)?,
+    ))
+}
+
+/// A value from JSON.
+fn decoded(name: &str, text: &str, encoding: Option<Encoding>) -> Result<Value, Refusal> {
+    match encoding {
         None => Ok(Value::from(text)),
         Some(Encoding::Base64) => BASE64_STANDARD
             .decode(text)
             .map(|bytes| Value::from(&bytes[..]))
             .map_err(|error| Refusal::bad(format!("{name} is no base64: {error}"))),
-    };
-    Ok((
-        value("oldValue", &body.old_value)?,
-        value("newValue", &body.new_value)?,
-    ))
+    }
+}
+
+/// A body or a value in it that is larger than allowed.
+pub fn too_large(bytes_max: usize) -> Refusal {
+    Refusal::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body or a value in it is larger than {bytes_max} bytes"),
+    )
 }
 
 fn not_allowed(sentence: impl Into<String>) -> Refusal {
@@ -375,9 +426,6 @@ const TIMEOUT_MS_MAX: u64 = 3_600_000;
 
 /// Of a bad value.
 const VALUE_CHARS_SHOWN: usize = 40;
-
-const PARAMETERS: &str =
-    "consistent, blocking, timeoutMs, session, seq, first, floor, and wholeLines for logs";
 
 #[cfg(test)]
 mod tests {
@@ -432,7 +480,7 @@ mod tests {
             request: Some((3, 9)),
             floor: 7,
             first: false,
-            whole_lines: false,
+            more: More::default(),
         };
         assert_eq!(terms, expected);
     }

@@ -1,14 +1,19 @@
 //! The key-value front: HTTP on every member's own port, and on the leader's. The only part that opens sockets.
 
 mod access;
+mod answers;
 mod conveyor;
 mod disk;
+mod features;
 mod http;
+mod leases;
 mod link;
 mod listener;
 mod logs;
 mod numbers;
 mod operations;
+mod quota;
+mod range;
 mod reads;
 mod remember;
 mod writes;
@@ -49,6 +54,8 @@ pub struct Options {
     pub member_listen: SocketAddr,
     /// The largest value.
     pub value_bytes_max: usize,
+    /// The store takes nothing more beyond so many bytes of keys and values.
+    pub quota_bytes: u64,
     /// Client connections on both addresses together.
     pub connections_max: usize,
     /// How long a caller whose request is in doubt waits after its timeout, before it is told that nobody knows.
@@ -89,6 +96,7 @@ struct Context {
     /// Told when the group has forgotten this member's session.
     session_lost: Notify,
     value_bytes_max: usize,
+    quota_bytes: u64,
     doubt: Duration,
     policies: Vec<(String, Policy)>,
 }
@@ -118,6 +126,7 @@ impl Context {
             opened: watch::channel(0).0,
             session_lost: Notify::new(),
             value_bytes_max: options.value_bytes_max,
+            quota_bytes: options.quota_bytes,
             doubt: options.doubt,
             policies: options.policies.clone(),
         })
@@ -150,6 +159,7 @@ impl Service for Kv {
             () = connections.accept(&own) => {}
             () = lead(&options, &context.link.replica, &connections) => {}
             () = context.keep_session() => {}
+            () = context.end_what_is_due() => {}
             () = until.requested() => {}
         }
         drop(own);
@@ -200,8 +210,19 @@ fn open(options: &Options) -> std::io::Result<Listener> {
     }
 }
 
+/// From so many bytes on the quota needs attention, while there is still some room.
+#[must_use]
+pub const fn alarm_at(quota_bytes: u64) -> u64 {
+    quota_bytes - quota_bytes / 10
+}
+
 /// What the member holds, for the status page.
-pub fn detail(replica: &Replica<KvState>, member_address: SocketAddr, shown: &Shown) -> serde_json::Value {
+pub fn detail(
+    replica: &Replica<KvState>,
+    member_address: SocketAddr,
+    quota_bytes: u64,
+    shown: &Shown,
+) -> serde_json::Value {
     let shown = shown.0.get();
     let (outbox, outbox_bytes, alarm) = shown.map(|(memory, _)| memory.summary()).unwrap_or_default();
     let access = shown.map(|(_, access)| access.describe());
@@ -210,6 +231,11 @@ pub fn detail(replica: &Replica<KvState>, member_address: SocketAddr, shown: &Sh
             "memberAddress": member_address.to_string(),
             "keys": state.keys(),
             "bytes": state.bytes(),
+            "quotaBytes": quota_bytes,
+            "quotaAlarm": (state.used() >= alarm_at(quota_bytes)).then(|| format!(
+                "the store holds {} of {quota_bytes} bytes: remove something, or raise storageBytesMax", state.used()
+            )),
+            "leases": state.leases(),
             "revision": state.revision(),
             "sessions": state.sessions(),
             "outbox": outbox,

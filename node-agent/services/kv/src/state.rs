@@ -3,9 +3,12 @@
 //! Pure: a command and the log's time in, an outcome out. Whether a swap takes place is decided here and nowhere else.
 
 mod command;
+mod leases;
 mod logs;
 mod parts;
+mod reading;
 mod session;
+mod transaction;
 mod value;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,8 +18,11 @@ use replication::{LogTime, NodeId, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
 pub use command::{Change, Command, Outcome, Policy, Remembered, Request};
+use leases::Leases;
+pub use leases::Lifetime;
 use logs::Logs;
 use session::{Admission, Sessions};
+pub use transaction::{Comparison, Condition, Made, Operation, Transaction};
 pub use value::Value;
 
 /// The version of the snapshot's format that is written; the one before is read, too.
@@ -66,6 +72,17 @@ struct Origin {
     number: u64,
 }
 
+impl Origin {
+    /// Written by a quorum.
+    const fn quorum(at: LogTime) -> Self {
+        Self {
+            unix_ms: at.unix_ms,
+            member: 0,
+            number: 0,
+        }
+    }
+}
+
 /// What every member holds.
 #[derive(Debug, Default)]
 pub struct KvState {
@@ -80,72 +97,12 @@ pub struct KvState {
     /// By member, the numbers of the last of these.
     dropped_last: BTreeMap<NodeId, VecDeque<u64>>,
     logs: Logs,
+    leases: Leases,
     /// Of all keys and values.
     bytes: u64,
 }
 
 impl KvState {
-    /// The present item of a key.
-    #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Item> {
-        self.items.get(key)
-    }
-
-    /// The revision of the last change.
-    #[must_use]
-    pub fn revision(&self) -> u64 {
-        self.revision
-    }
-
-    /// How many keys there are.
-    #[must_use]
-    pub fn keys(&self) -> usize {
-        self.items.len()
-    }
-
-    /// The bytes of all keys and values together.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// How many remembered writes lost a conflict.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        self.dropped
-    }
-
-    /// Whether a remembered write of `member` lost a conflict; of very old ones that is forgotten.
-    #[must_use]
-    pub fn was_dropped(&self, member: NodeId, number: u64) -> bool {
-        let last = self.dropped_last.get(&member);
-        last.is_some_and(|last| last.contains(&number))
-    }
-
-    /// How many servers' logs are extracted.
-    #[must_use]
-    pub fn log_servers(&self) -> usize {
-        self.logs.servers()
-    }
-
-    /// How many sessions there are.
-    #[must_use]
-    pub fn sessions(&self) -> usize {
-        self.sessions.count()
-    }
-
-    /// The number of the last remembered write of `member` that was merged.
-    #[must_use]
-    pub fn merged(&self, member: NodeId) -> u64 {
-        self.merged.get(&member).copied().unwrap_or_default()
-    }
-
-    /// What became of a request; none when it has not been carried out.
-    #[must_use]
-    pub fn answer(&self, session: u64, seq: u64) -> Option<Outcome> {
-        self.sessions.answer(session, seq)
-    }
-
     fn request(&mut self, at: LogTime, request: Request) -> Outcome {
         let Request {
             session,
@@ -167,23 +124,32 @@ impl KvState {
     }
 
     fn change(&mut self, at: LogTime, change: Change) -> Outcome {
-        let by_quorum = Origin {
-            unix_ms: at.unix_ms,
-            member: 0,
-            number: 0,
-        };
+        let by_quorum = Origin::quorum(at);
         match change {
             Change::Set { key, value } => self.set(key, value, by_quorum),
             Change::Delete { key } => self.delete(&key),
-            Change::Swap { key, old, new } => {
-                let item = self.items.get(&key);
-                let present = item.map_or(&[][..], |item| item.value.as_ref());
-                if present == old.as_ref() {
-                    self.set(key, new, by_quorum)
-                } else {
-                    differs(item)
-                }
-            }
+            Change::Swap { key, old, new } => self.swap(at, key, &old, new, Lifetime::Forever),
+            Change::SwapFor {
+                key,
+                old,
+                new,
+                lifetime,
+            } => self.swap(at, key, &old, new, lifetime),
+            Change::SetFor { key, value, lifetime } => self.set_for(key, value, lifetime, by_quorum, at),
+            Change::Transact(transaction) => self.transact(at, transaction),
+            Change::Grant { ttl_ms } => match self.leases.grant(ttl_ms, at.unix_ms) {
+                Some(lease) => Outcome::Leased { lease, ttl_ms },
+                None => Outcome::Full,
+            },
+            Change::KeepAlive { lease } => match self.leases.keep_alive(lease, at.unix_ms) {
+                Some(ttl_ms) => Outcome::Leased { lease, ttl_ms },
+                None => Outcome::NoLease,
+            },
+            Change::Revoke { lease } => self.revoke(lease),
+            // It has been done.
+            Change::Expire => Outcome::Done {
+                revision: self.revision,
+            },
             Change::Open { member } => Outcome::Opened {
                 session: self.sessions.open(member, at.unix_ms),
             },
@@ -252,10 +218,60 @@ impl KvState {
         last.push_back(number);
     }
 
+    fn revoke(&mut self, lease: u64) -> Outcome {
+        let Some(keys) = self.leases.revoke(lease) else {
+            return Outcome::NoLease;
+        };
+        for key in keys {
+            self.delete(&key);
+        }
+        Outcome::Done {
+            revision: self.revision,
+        }
+    }
+
+    /// Removes what has ended by itself.
+    fn expire(&mut self, at: LogTime) {
+        if self.leases.first_due().is_none_or(|due| due > at.unix_ms) {
+            return;
+        }
+        for key in self.leases.end_due(at.unix_ms) {
+            self.delete(&key);
+        }
+    }
+
+    fn swap(&mut self, at: LogTime, key: Arc<str>, old: &Value, new: Value, lifetime: Lifetime) -> Outcome {
+        let item = self.items.get(&key);
+        let present = item.map_or(&[][..], |item| item.value.as_ref());
+        if present == old.as_ref() {
+            self.set_for(key, new, lifetime, Origin::quorum(at), at)
+        } else {
+            differs(item)
+        }
+    }
+
+    fn set_for(
+        &mut self,
+        key: Arc<str>,
+        value: Value,
+        lifetime: Lifetime,
+        origin: Origin,
+        at: LogTime,
+    ) -> Outcome {
+        if lifetime == Lifetime::Forever {
+            return self.set(key, value, origin);
+        }
+        if !self.leases.bind(&key, lifetime, at.unix_ms) {
+            return Outcome::NoLease;
+        }
+        self.put(key, value, origin)
+    }
+
     fn delete(&mut self, key: &str) -> Outcome {
         let Some((key, item)) = self.items.remove_entry(key) else {
             return differs(None);
         };
+        self.leases.unbind(&key);
         self.bytes -= size(&key, &item);
         self.revision += 1;
         Outcome::Done {
@@ -264,6 +280,11 @@ impl KvState {
     }
 
     fn set(&mut self, key: Arc<str>, value: Value, origin: Origin) -> Outcome {
+        self.leases.unbind(&key);
+        self.put(key, value, origin)
+    }
+
+    fn put(&mut self, key: Arc<str>, value: Value, origin: Origin) -> Outcome {
         self.revision += 1;
         let item = Item {
             value,
@@ -299,6 +320,7 @@ impl State for KvState {
 
     fn apply(&mut self, at: LogTime, command: Command) -> Vec<Outcome> {
         let Command::Batch(requests) = command;
+        self.expire(at);
         requests
             .into_iter()
             .map(|request| self.request(at, request))

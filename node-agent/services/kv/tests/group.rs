@@ -202,13 +202,17 @@ async fn blocking_write_that_lost_a_conflict_says_so() {
     group.stop(other).await;
     group.stop(leader).await;
     let path = "/v1/kv/kept/k?consistent=false&blocking=true";
-    let blocking = tokio::spawn(support::ask(group.address(last), "PUT", path, "mine"));
-    eventually("it is remembered", async || {
+    let blocking = support::ask(group.address(last), "PUT", path, "mine");
+    let remembered = eventually("it is remembered", async || {
         group.ask(last, "GET", "/v1/outbox", "").await.json["pending"] == 1
-    })
-    .await;
+    });
+    let mut blocking = std::pin::pin!(blocking);
+    tokio::select! {
+        early = &mut blocking => panic!("answered without a quorum: {early:?}"),
+        () = remembered => {}
+    }
     group.start(leader).await;
-    let answer = blocking.await.unwrap();
+    let answer = blocking.await;
     assert_eq!(
         (answer.status, answer.valid(), answer.value()),
         (200, false, "before"),
@@ -246,4 +250,156 @@ async fn records_of_a_log_are_extracted_once() {
         .ask(0, "POST", "/v1/logs/s/extract?consistent=false", "x")
         .await;
     assert_eq!(refused.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_at_once() {
+    let mut group = Group::of_three().await;
+    let body = r#"{"compare":[{"key":"m/a","exists":false}],
+        "then":[{"set":"m/a","value":"1"},{"set":"m/b","value":"2"},{"set":"m/c","value":"3"}],"else":[{"get":"m/a"}]}"#;
+    let session = group.ask(0, "POST", "/v1/sessions", "").await.json["session"].clone();
+    let path = format!("/v1/txn?session={session}&seq=1");
+    for number in 0..3 {
+        let done = group.ask(number, "POST", &path, body).await;
+        assert_eq!((done.status, done.valid()), (200, true), "{done:?}");
+        assert_eq!(
+            done.json["results"][2],
+            json!({"valid": true, "value": "", "revision": 3})
+        );
+    }
+    let other = group.ask(1, "POST", "/v1/txn", body).await;
+    assert!(!other.valid(), "{other:?}");
+    assert_eq!(
+        other.json["results"],
+        json!([{"valid": true, "value": "1", "revision": 1}])
+    );
+    let page = group.ask(2, "GET", "/v1/kv?prefix=m%2F&limit=2", "").await;
+    assert_eq!(
+        (&page.json["more"], &page.json["revision"]),
+        (&json!(true), &json!(3))
+    );
+    assert_eq!(
+        page.json["items"][1],
+        json!({"key": "m/b", "value": "2", "revision": 2})
+    );
+    let rest = group.ask(0, "GET", "/v1/kv?prefix=m/&after=m/b", "").await;
+    assert_eq!(
+        (rest.json["items"].as_array().unwrap().len(), &rest.json["more"]),
+        (1, &json!(null))
+    );
+
+    // Without a quorum: what is remembered is among them.
+    let leader = group.leader().await;
+    let last = (leader + 1) % 3;
+    assert!(group.ask(last, "GET", "/v1/kv/m/a", "").await.valid());
+    group.stop((leader + 2) % 3).await;
+    group.stop(leader).await;
+    for (method, path) in [("DELETE", "/v1/kv/m/b"), ("PUT", "/v1/kv/m/d")] {
+        let answer = group
+            .ask(last, method, &format!("{path}?consistent=false"), "4")
+            .await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let here = group
+        .ask(last, "GET", "/v1/kv?prefix=m/&consistent=false", "")
+        .await;
+    let items = here.json["items"].as_array().unwrap();
+    let keys: Vec<_> = items.iter().map(|item| item["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["m/a", "m/c", "m/d"]);
+    assert_eq!(items[2]["remembered"], true);
+    let nobody = group.ask(last, "GET", "/v1/kv?timeoutMs=50", "").await;
+    assert_eq!((nobody.status, nobody.timeout()), (504, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn values_and_leases_end_under_any_leader() {
+    let mut group = Group::of_three().await;
+    let set = group.ask(0, "PUT", "/v1/kv/short?ttlSeconds=1", "v").await;
+    assert!(set.valid(), "{set:?}");
+    eventually("it ends by itself", async || {
+        !group.ask(1, "GET", "/v1/kv/short", "").await.valid()
+    })
+    .await;
+    assert!(
+        !group
+            .ask(1, "GET", "/v1/kv/short?consistent=false", "")
+            .await
+            .valid()
+    );
+    let lease = group.ask(0, "POST", "/v1/leases?ttlSeconds=2", "").await;
+    let id = &lease.json["lease"];
+    let set = group.ask(1, "PUT", &format!("/v1/kv/held?lease={id}"), "v").await;
+    assert!(set.valid(), "{set:?}");
+    let forever = group.ask(1, "POST", "/v1/leases?ttlSeconds=1000", "").await;
+    let long = &forever.json["lease"];
+    let swap = format!("/v1/kv/lock/swap?lease={long}");
+    let swapped = group
+        .ask(2, "POST", &swap, r#"{"oldValue":"","newValue":"me"}"#)
+        .await;
+    assert!(swapped.valid(), "{swapped:?}");
+    let leader = group.leader().await;
+    group.stop(leader).await;
+    let number = group.running()[0];
+    eventually("it ends under the next leader", async || {
+        let got = group.ask(number, "GET", "/v1/kv/held?timeoutMs=20000", "").await;
+        !got.valid() && !got.timeout()
+    })
+    .await;
+    let shown = group.ask(number, "GET", &format!("/v1/leases/{long}"), "").await;
+    assert_eq!(shown.json["items"][0]["key"], "lock", "{shown:?}");
+    let kept = group
+        .ask(number, "POST", &format!("/v1/leases/{long}/keepalive"), "")
+        .await;
+    assert_eq!((kept.valid(), &kept.json["ttlMs"]), (true, &json!(1_000_000)));
+    let gone = group
+        .ask(number, "POST", &format!("/v1/leases/{id}/keepalive"), "")
+        .await;
+    assert_eq!(gone.status, 404, "{gone:?}");
+    assert!(
+        group
+            .ask(number, "DELETE", &format!("/v1/leases/{long}"), "")
+            .await
+            .valid()
+    );
+    assert!(!group.ask(number, "GET", "/v1/kv/lock", "").await.valid());
+    for path in [
+        "/v1/kv/k?ttlSeconds=1&consistent=false",
+        "/v1/kv/k?ttlSeconds=1&lease=1",
+        "/v1/kv/k?limit=1",
+    ] {
+        assert_eq!(group.ask(number, "PUT", path, "v").await.status, 400, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_store_refuses_what_grows_and_takes_what_frees_space() {
+    let group = Group::of_three().await;
+    let session = group.ask(0, "POST", "/v1/sessions", "").await.json["session"].clone();
+    let path = format!("/v1/txn?session={session}&seq=1");
+    let body = r#"{"then":[{"set":"m/a","value":"1"}]}"#;
+    assert!(group.ask(0, "POST", &path, body).await.valid());
+    let value = "x".repeat(60 << 10);
+    let full = loop {
+        let key = format!(
+            "/v1/kv/big/{}",
+            group.ask(0, "GET", "/v1/kv/m/a", "").await.json["revision"]
+        );
+        let set = group.ask(0, "PUT", &key, &value).await;
+        if set.status != 200 {
+            break set;
+        }
+        assert!(group.ask(0, "PUT", "/v1/kv/m/a", "1").await.valid());
+    };
+    assert_eq!(full.status, 507, "{full:?}");
+    assert!(full.error().contains("storageBytesMax"), "{full:?}");
+    assert!(
+        group.ask(1, "PUT", "/v1/kv/m/a", "2").await.valid(),
+        "it does not grow"
+    );
+    let again = group.ask(1, "POST", &path, body).await;
+    assert_eq!((again.status, again.valid()), (200, true), "{again:?}");
+    let first = group.ask(0, "GET", "/v1/kv?prefix=big/&limit=1", "").await;
+    let key = first.json["items"][0]["key"].as_str().unwrap();
+    assert!(group.ask(2, "DELETE", &format!("/v1/kv/{key}"), "").await.valid());
+    assert!(group.ask(2, "PUT", "/v1/kv/big/new", &value).await.valid());
 }

@@ -19,7 +19,21 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Refusal> {
         };
         return only(Method::POST, Target::Extract(name_of(server, "server")?));
     }
+    if let Some(rest) = path.strip_prefix("/v1/leases/") {
+        if let Some(id) = rest.strip_suffix("/keepalive") {
+            return only(Method::POST, Target::KeepAlive(id_of(id)?));
+        }
+        let id = id_of(rest)?;
+        return match *method {
+            Method::GET => Ok(Target::Lease(id)),
+            Method::DELETE => Ok(Target::Revoke(id)),
+            _ => Err(not_allowed("a lease takes GET, DELETE, and POST at /keepalive")),
+        };
+    }
     match path {
+        "/v1/kv" => only(Method::GET, Target::Range),
+        "/v1/txn" => only(Method::POST, Target::Transact),
+        "/v1/leases" => only(Method::POST, Target::GrantLease),
         "/v1/sessions" => only(Method::POST, Target::OpenSession),
         "/v1/outcome" => only(Method::GET, Target::Outcome),
         "/v1/cancel" => only(Method::POST, Target::Cancel),
@@ -28,10 +42,15 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Refusal> {
     }
 }
 
+fn id_of(text: &str) -> Result<u64, Refusal> {
+    text.parse()
+        .map_err(|_| Refusal::bad("a lease has a number: /v1/leases/{id}"))
+}
+
 fn no_such_path() -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
-        "there is no such path: keys are at /v1/kv/{key}; there are /v1/sessions, /v1/outcome, /v1/cancel, /v1/outbox \
-         and /v1/logs/{server}/extract besides",
+        "there is no such path: keys are at /v1/kv/{key}, ranges of them at /v1/kv; there are /v1/txn, /v1/leases, \
+         /v1/logs/{server}/extract, /v1/sessions, /v1/outcome, /v1/cancel and /v1/outbox besides",
     )
 }

@@ -218,7 +218,15 @@ fn size(change: &Change) -> usize {
         Change::Set { key, value } => key.len() + value.as_ref().len(),
         Change::Delete { key } => key.len(),
         Change::Swap { key, old, new } => key.len() + old.as_ref().len() + new.as_ref().len(),
-        Change::Open { .. } | Change::Cancel => 0,
+        Change::SetFor { key, value, .. } => key.len() + value.as_ref().len(),
+        Change::SwapFor { key, old, new, .. } => key.len() + old.as_ref().len() + new.as_ref().len(),
+        Change::Transact(transaction) => transaction.bytes(),
+        Change::Open { .. }
+        | Change::Cancel
+        | Change::Grant { .. }
+        | Change::KeepAlive { .. }
+        | Change::Revoke { .. }
+        | Change::Expire => 0,
         Change::Merge { remembered, .. } => remembered
             .iter()
             .map(|one| one.key.len() + one.value.as_ref().map_or(0, |value| value.as_ref().len()))

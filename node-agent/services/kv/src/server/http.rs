@@ -21,10 +21,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::Context;
+use super::features;
 use super::listener::Listener;
 use crate::access::{self, Grant, Level};
 use crate::request::{self, Answer, Head, Refusal, Target};
-use crate::state::{Change, Value};
+use crate::state::{Change, Lifetime, Value};
 
 /// For the head of a request, and for the pause between two requests on one connection.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -41,7 +42,7 @@ const BUFFER_BYTES_MAX: usize = 16 << 10;
 /// Of a body that is too large, read and thrown away.
 const SURPLUS_BYTES_MAX: usize = 4 << 20;
 /// What a swap's JSON may add to its values: escapes make six bytes of one.
-const JSON_FACTOR: usize = 6;
+pub(super) const JSON_FACTOR: usize = 6;
 /// Remembered writes that are listed to people.
 const OUTBOX_ROWS_MAX: usize = 200;
 /// After a failed accept.
@@ -178,7 +179,11 @@ fn reply(status: StatusCode, json: Vec<u8>) -> Reply {
 }
 
 /// What a request is answered with.
-enum Content {
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is made once for a request, and taken apart at once"
+)]
+pub(super) enum Content {
     Answer(Answer),
     Json(serde_json::Value),
 }
@@ -193,10 +198,13 @@ async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Cont
         Target::Get(key) => context.get(&key, &terms).await,
         Target::Set(key) => {
             let value = Value::from(&body(request, value_bytes_max).await?[..]);
-            if terms.local {
-                context.change_here(key, Some(value), &terms).await?
-            } else {
-                context.change(Change::Set { key, value }, &terms).await?
+            match terms.more.lifetime() {
+                _ if terms.local => context.change_here(key, Some(value), &terms).await?,
+                Lifetime::Forever => context.change(Change::Set { key, value }, &terms).await?,
+                lifetime => {
+                    let change = Change::SetFor { key, value, lifetime };
+                    context.change(change, &terms).await?
+                }
             }
         }
         Target::Delete(key) if terms.local => context.change_here(key, None, &terms).await?,
@@ -207,16 +215,22 @@ async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Cont
             for value in [&old, &new] {
                 check_size(value.as_ref().len(), value_bytes_max)?;
             }
-            context.change(Change::Swap { key, old, new }, &terms).await?
-        }
-        Target::Extract(server) => {
-            let copy = body(request, value_bytes_max).await?;
-            context.extract(server, &copy, &terms).await?
+            let change = match terms.more.lifetime() {
+                Lifetime::Forever => Change::Swap { key, old, new },
+                lifetime => Change::SwapFor {
+                    key,
+                    old,
+                    new,
+                    lifetime,
+                },
+            };
+            context.change(change, &terms).await?
         }
         Target::OpenSession => context.open_session(&terms).await?,
         Target::Outcome => shown_to(&grant, context.outcome(&terms).await),
         Target::Cancel => shown_to(&grant, context.cancel(&terms).await?),
         Target::Outbox => return Ok(Content::Json(context.memory.describe(OUTBOX_ROWS_MAX))),
+        other => return features::carry_out(context, &grant, other, &terms, request).await,
     };
     Ok(Content::Answer(answer))
 }
@@ -229,27 +243,21 @@ fn shown_to(grant: &Grant, answer: Answer) -> Answer {
     Answer {
         value: String::new(),
         encoding: None,
+        results: None,
         ..answer
     }
 }
 
-fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
+pub(super) fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {
     if bytes > bytes_max {
-        return Err(too_large(bytes_max));
+        return Err(request::too_large(bytes_max));
     }
     Ok(())
 }
 
-fn too_large(bytes_max: usize) -> Refusal {
-    Refusal::new(
-        StatusCode::PAYLOAD_TOO_LARGE,
-        format!("the body or a value in it is larger than {bytes_max} bytes"),
-    )
-}
-
 /// The body, if it is not larger than allowed. A larger one is read on for a while, so that its sender gets to read why it
 /// is refused.
-async fn body(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Refusal> {
+pub(super) async fn body(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Refusal> {
     let headers = request.headers();
     let is_announced = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
     if !is_announced && request.method() == Method::PUT {

@@ -16,7 +16,7 @@ impl Context {
         copy: &[u8],
         terms: &Terms,
     ) -> Result<Answer, Refusal> {
-        let copy = logs::considered(copy, terms.whole_lines);
+        let copy = logs::considered(copy, terms.more.whole_lines);
         let digests = logs::digests(copy)?;
         let answer = self.change(Change::Extract { server, digests }, terms).await?;
         Ok(match answer.start {

@@ -4,25 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
-use replication::NodeId;
 
 use super::Context;
+use super::answers::{answer, found, merged, refused, timeout, told};
 use super::conveyor::Load;
 use super::link::Failed;
 use super::remember::Room;
 use super::writes::{Identity, Patience, Settled, reached};
 use crate::outbox::{self, Draft, Shown};
-use crate::peer::NotOrdered;
 use crate::request::{Answer, Refusal, Terms};
-use crate::state::{Change, Item, KvState, Outcome, Value};
+use crate::state::{Change, KvState, Outcome, Value};
 
 /// How long a request waits that may time out and does not say.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a write that need not be consistent waits for a quorum before it is remembered.
 const REMEMBER_AFTER: Duration = Duration::from_millis(50);
 
 impl Context {
-    fn patience(&self, terms: &Terms, timeout: Duration) -> Patience {
+    pub(super) fn patience(&self, terms: &Terms, timeout: Duration) -> Patience {
         if terms.blocking {
             Patience::ENDLESS
         } else {
@@ -36,22 +35,31 @@ impl Context {
         if terms.local {
             return self.get_here(key, patience).await;
         }
-        match self.consistent(patience, |state| state.get(key).cloned()).await {
+        let read = |state: &KvState| (state.get(key).cloned(), state.ends(key));
+        match self.consistent_alive(patience, read).await {
             Some(item) => found(item.as_ref()),
             None => timeout(),
         }
     }
 
-    /// The newest value that this member knows.
-    async fn get_here(&self, key: &str, patience: Patience) -> Answer {
+    /// Waits until this member knows at least what it knew before it was started; false when the patience ends.
+    pub(super) async fn recovered(&self, patience: Patience) -> bool {
         let replica = &self.link.replica;
         let mut applied = replica.applied();
         while !replica.has_recovered() {
             tokio::select! {
                 // Joining is told by the first entry that is applied.
                 _ = applied.changed() => {}
-                () = reached(patience.deadline) => return timeout(),
+                () = reached(patience.deadline) => return false,
             }
+        }
+        true
+    }
+
+    /// The newest value that this member knows.
+    async fn get_here(&self, key: &str, patience: Patience) -> Answer {
+        if !self.recovered(patience).await {
+            return timeout();
         }
         match self.memory.shows(key) {
             (Some(Shown(item)), _) => Answer {
@@ -59,12 +67,15 @@ impl Context {
                 remembered: true,
                 ..found(item.as_ref())
             },
-            (None, item) => found(item.as_ref()),
+            (None, item) => {
+                let ends = self.link.replica.local(|state| state.ends(key));
+                found(item.as_ref().filter(|_| ends.is_none_or(|ends| ends > unix_ms())))
+            }
         }
     }
 
     /// Reads what a quorum has stored, after everything that this member remembered before; none when the patience ends.
-    async fn consistent<T>(&self, patience: Patience, read: impl Fn(&KvState) -> T) -> Option<T> {
+    pub(super) async fn consistent<T>(&self, patience: Patience, read: impl Fn(&KvState) -> T) -> Option<T> {
         let reading = async {
             self.memory.merged().await;
             loop {
@@ -86,6 +97,9 @@ impl Context {
     /// `set`, `delete` and `swap`, stored by a quorum.
     pub(super) async fn change(&self, change: Change, terms: &Terms) -> Result<Answer, Refusal> {
         let patience = self.patience(terms, TIMEOUT);
+        if let Some(reason) = self.no_room(&change, patience).await {
+            return self.without_room(reason, &change, terms).await;
+        }
         self.change_within(change, terms, patience).await
     }
 
@@ -142,6 +156,12 @@ impl Context {
             },
             None => Change::Delete { key: key.clone() },
         };
+        // A numbered one may have been carried out already.
+        if (terms.request.is_none() || terms.first)
+            && let Some(reason) = self.no_room(&change, Patience::new(wait, self.doubt)).await
+        {
+            return Err(Refusal::new(StatusCode::INSUFFICIENT_STORAGE, reason));
+        }
         let member = self.link.replica.id();
         if member == 0 {
             return Err(Refusal::new(
@@ -330,123 +350,11 @@ enum Tried {
     GivenUp(Option<Identity>),
 }
 
-fn found(item: Option<&Item>) -> Answer {
-    match item {
-        Some(item) => Answer {
-            valid: true,
-            revision: Some(item.revision),
-            ..Answer::default().with_value(&item.value)
-        },
-        None => Answer::default(),
-    }
-}
-
-/// What became of a remembered write, once it was merged: it may have lost a conflict.
-fn merged(state: &KvState, member: NodeId, number: u64, key: &str) -> Answer {
-    if state.was_dropped(member, number) {
-        return Answer {
-            valid: false,
-            outcome: Some("dropped"),
-            ..found(state.get(key))
-        };
-    }
-    Answer {
-        valid: true,
-        ..Answer::default()
-    }
-}
-
-/// It did not take place, and never will.
-pub(super) fn timeout() -> Answer {
-    Answer {
-        timeout: true,
-        ..Answer::default()
-    }
-}
-
-fn refused(why: &NotOrdered) -> Refusal {
-    Refusal::new(StatusCode::INSUFFICIENT_STORAGE, why.to_string())
-}
-
-fn answer(settled: Settled, change: &Change, (session, seq): (u64, u64)) -> Result<Answer, Refusal> {
-    match settled {
-        Settled::Timeout => Ok(timeout()),
-        Settled::Unknown => Ok(Answer {
-            unknown: true,
-            ticket: Some(format!("{session}.{seq}")),
-            ..Answer::default()
-        }),
-        Settled::Refused(why) => Err(refused(&why)),
-        Settled::Outcome(Outcome::NoSession) => Err(Refusal::new(
-            StatusCode::GONE,
-            format!(
-                "there is no session {session} (any more): nothing was done; open one with POST /v1/sessions"
-            ),
-        )),
-        Settled::Outcome(Outcome::Forgotten) => Err(Refusal::new(
-            StatusCode::GONE,
-            format!("request {seq} of session {session} was answered long ago, and its answer is forgotten"),
-        )),
-        Settled::Outcome(Outcome::Full) => Err(Refusal::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "the group holds as many of these as it can: nothing was done",
-        )),
-        Settled::Outcome(outcome) => {
-            let answer = of(&outcome);
-            Ok(match (outcome, change) {
-                (Outcome::Done { .. }, Change::Swap { new, .. }) => answer.with_value(new),
-                _ => answer,
-            })
-        }
-    }
-}
-
-fn of(outcome: &Outcome) -> Answer {
-    match outcome {
-        Outcome::Done { revision } => Answer {
-            valid: true,
-            revision: Some(*revision),
-            ..Answer::default()
-        },
-        Outcome::Differs {
-            value: Some(value),
-            revision,
-        } => Answer {
-            revision: Some(*revision),
-            ..Answer::default().with_value(value)
-        },
-        Outcome::Cancelled => timeout(),
-        Outcome::Extracted { start, gap, total } => Answer {
-            valid: true,
-            gap: *gap,
-            start: Some(*start),
-            total: Some(*total),
-            ..Answer::default()
-        },
-        _ => Answer::default(),
-    }
-}
-
-/// The answer to a question about a request.
-fn told(outcome: Option<&Outcome>) -> Answer {
-    let name = match outcome {
-        None => "none",
-        Some(Outcome::Done { .. } | Outcome::Extracted { .. }) => "done",
-        Some(Outcome::Cancelled) => "cancelled",
-        Some(Outcome::NoSession | Outcome::Forgotten) => "forgotten",
-        Some(_) => "differs",
-    };
-    Answer {
-        outcome: Some(name),
-        ..outcome.map(of).unwrap_or_default()
-    }
-}
-
 #[expect(
     clippy::disallowed_methods,
-    reason = "the time at which a write is remembered"
+    reason = "the time at which a write is remembered, and by which values end here"
 )]
-fn unix_ms() -> u64 {
+pub(super) fn unix_ms() -> u64 {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();

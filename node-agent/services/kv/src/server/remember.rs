@@ -1,5 +1,6 @@
 //! The outbox at work: on the disk before it is acknowledged, merged in order when a quorum is back.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -186,6 +187,13 @@ impl Memory {
             let held = self.shared.held();
             (held.outbox.shows(key, present, held.synced), present.cloned())
         })
+    }
+
+    /// The keys of what is remembered, as far as they are wanted.
+    pub(super) fn keys(&self, is_wanted: impl Fn(&str) -> bool) -> BTreeSet<Arc<str>> {
+        let held = self.shared.held();
+        let keys = held.outbox.writes().map(|own| &own.write.key);
+        keys.filter(|key| is_wanted(key)).cloned().collect()
     }
 
     /// Waits until everything that is remembered now is merged.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use replication::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::Value;
+use super::{Lifetime, Made, Transaction, Value};
 
 /// One log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,45 @@ pub enum Change {
         /// The digests of the lines of the caller's copy, 8 bytes each; their text does not enter the log.
         digests: Value,
     },
+    /// Carries out several operations at once.
+    Transact(Transaction),
+    /// Stores a value that ends by itself.
+    SetFor {
+        /// The key.
+        key: Arc<str>,
+        /// Its new value.
+        value: Value,
+        /// How long it stays.
+        lifetime: Lifetime,
+    },
+    /// Stores a value that ends by itself if another one is there.
+    SwapFor {
+        /// The key.
+        key: Arc<str>,
+        /// What must be there; an empty value also stands for an absent key.
+        old: Value,
+        /// What is stored then.
+        new: Value,
+        /// How long it stays.
+        lifetime: Lifetime,
+    },
+    /// Grants a lease.
+    Grant {
+        /// How long it lasts without being kept alive, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Gives a lease its whole time again.
+    KeepAlive {
+        /// The lease.
+        lease: u64,
+    },
+    /// Ends a lease, and removes its keys.
+    Revoke {
+        /// The lease.
+        lease: u64,
+    },
+    /// Ends what is due; every command does.
+    Expire,
 }
 
 /// A write that a member accepted without a quorum.
@@ -168,4 +207,22 @@ pub enum Outcome {
     },
     /// Nothing was done: a bounded collection is full.
     Full,
+    /// The transaction was carried out.
+    Transacted {
+        /// Whether all comparisons held.
+        holds: bool,
+        /// What its operations did, in their order.
+        made: Vec<Made>,
+        /// The store's revision since.
+        revision: u64,
+    },
+    /// The lease was granted, or kept alive.
+    Leased {
+        /// Its id.
+        lease: u64,
+        /// How long it lasts from now on, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// Nothing was done: there is no such lease (any more).
+    NoLease,
 }

@@ -24,6 +24,7 @@ struct Store {
 
 const DROPPED_LAST: u8 = 1;
 const LOGS: u8 = 2;
+const LEASES: u8 = 3;
 
 /// The state as bytes.
 pub(super) fn write(state: &KvState) -> Vec<u8> {
@@ -43,6 +44,10 @@ pub(super) fn write(state: &KvState) -> Vec<u8> {
     if state.logs.servers() != 0 {
         bytes.push(LOGS);
         bytes = to_bytes(bytes, &state.logs);
+    }
+    if !state.leases.is_untouched() {
+        bytes.push(LEASES);
+        bytes = to_bytes(bytes, &state.leases);
     }
     bytes
 }
@@ -75,6 +80,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
         rest = match *tag {
             DROPPED_LAST => put(part, &mut state.dropped_last)?,
             LOGS => put(part, &mut state.logs)?,
+            LEASES => put(part, &mut state.leases)?,
             other => {
                 return Err(error(format!(
                     "part {other} of the snapshot is of a later version of this program"
@@ -82,6 +88,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
             }
         };
     }
+    state.leases.index();
     Ok(state)
 }
 

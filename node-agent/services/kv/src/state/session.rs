@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use replication::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
+use super::{Outcome, transaction};
 
 /// Sessions of clients that exist at a time; the one unused for the longest time makes room.
 const CLIENT_SESSIONS_MAX: usize = 4096;
@@ -102,7 +102,19 @@ impl Sessions {
         {
             return;
         }
-        session.answers.insert(seq, outcome.clone());
+        let kept = match outcome {
+            Outcome::Transacted {
+                holds,
+                made,
+                revision,
+            } => Outcome::Transacted {
+                holds: *holds,
+                made: transaction::kept(made, VALUE_BYTES_KEPT_MAX),
+                revision: *revision,
+            },
+            other => other.clone(),
+        };
+        session.answers.insert(seq, kept);
         let most = if session.member.is_some() {
             MEMBER_ANSWERS_MAX
         } else {

@@ -1,3 +1,5 @@
+mod lifetimes;
+
 use super::*;
 
 fn apply(state: &mut KvState, change: Change) -> Outcome {

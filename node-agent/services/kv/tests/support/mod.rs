@@ -25,6 +25,9 @@ use uuid::Uuid;
 /// The largest value of the groups here.
 pub(crate) const VALUE_BYTES_MAX: usize = 64 << 10;
 
+/// What the groups here hold.
+pub(crate) const QUOTA_BYTES: u64 = 1 << 20;
+
 /// Long enough for any machine; reaching it is a failure, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -146,6 +149,7 @@ impl Group {
             socket: Some(self.leaders.try_clone().unwrap()),
             member_listen: own,
             value_bytes_max: VALUE_BYTES_MAX,
+            quota_bytes: QUOTA_BYTES,
             connections_max: 64,
             doubt: Duration::from_secs(30),
             policies: vec![("kept/".to_owned(), Policy::KeepQuorum)],

@@ -1,0 +1,141 @@
+//! What is read of the state, without changing it.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use replication::NodeId;
+
+use super::{Change, Item, KvState, Operation, Outcome, Transaction, size};
+
+impl KvState {
+    /// The present item of a key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Item> {
+        self.items.get(key)
+    }
+
+    /// The revision of the last change.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.items.len()
+    }
+
+    /// The bytes of all keys and values together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many remembered writes lost a conflict.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Whether a remembered write of `member` lost a conflict; of very old ones that is forgotten.
+    #[must_use]
+    pub fn was_dropped(&self, member: NodeId, number: u64) -> bool {
+        let last = self.dropped_last.get(&member);
+        last.is_some_and(|last| last.contains(&number))
+    }
+
+    /// How many servers' logs are extracted.
+    #[must_use]
+    pub fn log_servers(&self) -> usize {
+        self.logs.servers()
+    }
+
+    /// How many sessions there are.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.count()
+    }
+
+    /// The number of the last remembered write of `member` that was merged.
+    #[must_use]
+    pub fn merged(&self, member: NodeId) -> u64 {
+        self.merged.get(&member).copied().unwrap_or_default()
+    }
+
+    /// What became of a request; none when it has not been carried out.
+    #[must_use]
+    pub fn answer(&self, session: u64, seq: u64) -> Option<Outcome> {
+        self.sessions.answer(session, seq)
+    }
+
+    /// The keys that begin with `prefix` and come after `after`, in order.
+    pub fn range(&self, prefix: &str, after: Option<&str>) -> impl Iterator<Item = (&Arc<str>, &Item)> {
+        let begin = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        self.items
+            .range::<str, _>((begin, Bound::Unbounded))
+            .take_while(move |(key, _)| key.starts_with(prefix))
+    }
+
+    /// When a key ends by itself, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn ends(&self, key: &str) -> Option<u64> {
+        self.leases.ends(key)
+    }
+
+    /// When the next key or lease ends, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn first_due(&self) -> Option<u64> {
+        self.leases.first_due()
+    }
+
+    /// How many leases there are.
+    #[must_use]
+    pub fn leases(&self) -> usize {
+        self.leases.count()
+    }
+
+    /// A lease's whole time and its end, both in milliseconds, and its keys.
+    #[must_use]
+    pub fn lease(&self, id: u64) -> Option<(u64, u64, Vec<Arc<str>>)> {
+        let (ttl_ms, ends_ms, keys) = self.leases.get(id)?;
+        Some((ttl_ms, ends_ms, keys.cloned().collect()))
+    }
+
+    /// What counts against the quota, in bytes.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.bytes
+    }
+
+    /// By how many bytes a change would add to [`KvState::used`], at most.
+    #[must_use]
+    pub fn growth(&self, change: &Change) -> u64 {
+        match change {
+            Change::Set { key, value }
+            | Change::SetFor { key, value, .. }
+            | Change::Swap { key, new: value, .. }
+            | Change::SwapFor { key, new: value, .. } => self.growth_of(key, value.as_ref().len()),
+            Change::Transact(Transaction { then, otherwise, .. }) => {
+                let sum = |operations: &[Operation]| operations.iter().map(|one| self.growth_by(one)).sum();
+                u64::max(sum(then), sum(otherwise))
+            }
+            _ => 0,
+        }
+    }
+
+    fn growth_by(&self, operation: &Operation) -> u64 {
+        match operation {
+            Operation::Set { key, value, .. } => self.growth_of(key, value.as_ref().len()),
+            Operation::Delete { .. } | Operation::Get { .. } => 0,
+        }
+    }
+
+    fn growth_of(&self, key: &str, value_bytes: usize) -> u64 {
+        let before = self.items.get(key).map_or(0, |item| size(key, item));
+        ((key.len() + value_bytes) as u64).saturating_sub(before)
+    }
+}
