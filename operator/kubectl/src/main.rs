@@ -2,6 +2,7 @@
 //! wrong.
 
 mod act;
+mod backup;
 mod doctor;
 #[cfg(test)]
 mod fixture;
@@ -80,6 +81,13 @@ enum Command {
         /// The resource.
         name: String,
     },
+    /// Write the state of a key-value store or a hub into a file, while it serves.
+    Backup {
+        /// The resource.
+        name: String,
+        /// Where to write it. The file appears when it is whole and checked.
+        file: std::path::PathBuf,
+    },
     /// Print the logs of all members, each line after its pod's name.
     Logs(logs::Args),
     /// Say what is wrong and what to do about it; the exit code is 1 when there is a problem.
@@ -127,6 +135,9 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         Command::Pause { name } => print(&act::pause(&client, &select(vec![name]), true).await?),
         Command::Resume { name } => print(&act::pause(&client, &select(vec![name]), false).await?),
+        Command::Backup { name, file } => {
+            print(&backup::backup(&client, &select(vec![name]), &file).await?);
+        }
         Command::Logs(args) => {
             let selection = select(vec![args.name.clone()]);
             logs::logs(&client, &selection, &args, &mut |line| print(line)).await?;

@@ -68,7 +68,7 @@ pub(crate) struct Member<'a> {
 impl Member<'_> {
     /// What it says of itself.
     pub(crate) async fn status(&self) -> anyhow::Result<MemberStatus> {
-        let answer = self.ask(Request::get("/v1/status"), None, Bytes::new()).await?;
+        let answer = self.ask(Request::get("/v1/status"), Bytes::new(), STATUS).await?;
         let status: MemberStatus = serde_json::from_slice(&answer).context("reading its status")?;
         if status.name != self.name {
             bail!("{} answered in its place", status.name);
@@ -79,27 +79,34 @@ impl Member<'_> {
     /// A request that changes something.
     pub(crate) async fn post(&self, path: &str, token: &str, body: &impl Serialize) -> anyhow::Result<()> {
         let body = serde_json::to_vec(body).context("writing the request")?;
-        let request = Request::post(path).header(CONTENT_TYPE, "application/json");
-        self.ask(request, Some(token), body.into()).await.map(drop)
+        let request = Request::post(path)
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, bearer(token));
+        self.ask(request, body.into(), STATUS).await.map(drop)
+    }
+
+    /// Something large that only the group's owner may have.
+    pub(crate) async fn fetch(&self, path: &str, token: &str) -> anyhow::Result<Bytes> {
+        let request = Request::get(path).header(AUTHORIZATION, bearer(token));
+        self.ask(request, Bytes::new(), BACKUP).await
     }
 
     async fn ask(
         &self,
         request: hyper::http::request::Builder,
-        token: Option<&str>,
         body: Bytes,
+        bounds: Bounds,
     ) -> anyhow::Result<Bytes> {
-        let mut request = request.header(HOST, self.name);
-        if let Some(token) = token {
-            request = request.header(AUTHORIZATION, format!("{AUTHORIZATION_SCHEME} {token}"));
-        }
-        let request = request.body(Full::new(body)).context("writing the request")?;
-        tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request))
+        let request = request
+            .header(HOST, self.name)
+            .body(Full::new(body))
+            .context("writing the request")?;
+        tokio::time::timeout(bounds.time, self.exchange(request, bounds.bytes))
             .await
-            .map_err(|_| anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))?
+            .map_err(|_| anyhow!("no answer within {} s", bounds.time.as_secs()))?
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
+    async fn exchange(&self, request: Request<Full<Bytes>>, bytes_max: usize) -> anyhow::Result<Bytes> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
         let mut ports = pods.portforward(self.name, &[ADMIN_PORT]).await.context(
             "its pod cannot be reached through the API server (the right is `create` on `pods/portforward`)",
@@ -114,7 +121,7 @@ impl Member<'_> {
                 .await
                 .context("its admin port does not answer")?;
             let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            let body = Limited::new(response.into_body(), bytes_max)
                 .collect()
                 .await
                 .map_err(|error| anyhow!("its answer broke off: {error}"))?
@@ -128,15 +135,41 @@ impl Member<'_> {
                 |problem| problem.error
             ));
         };
+        tokio::pin!(answer);
         tokio::select! {
-            answer = answer => answer,
-            ended = connection => match ended {
-                Ok(()) => bail!("its admin port closed the connection"),
-                Err(error) => Err(error).context("the connection to its admin port broke"),
-            },
+            biased;
+            answer = &mut answer => answer,
+            ended = connection => {
+                ended.context("the connection to its admin port broke")?;
+                // What arrived before it was closed may be all of it.
+                answer.await
+            }
         }
     }
 }
+
+fn bearer(token: &str) -> String {
+    format!("{AUTHORIZATION_SCHEME} {token}")
+}
+
+/// How long an answer may take, and how long it may be.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    time: Duration,
+    bytes: usize,
+}
+
+/// A member waits 10 s at most for a step of its own. A status has a few kilobytes.
+const STATUS: Bounds = Bounds {
+    time: Duration::from_secs(15),
+    bytes: 4 << 20,
+};
+
+/// A whole state, over any line.
+const BACKUP: Bounds = Bounds {
+    time: Duration::from_secs(1800),
+    bytes: 2 << 30,
+};
 
 /// The token of a group, which requests carry that change something.
 pub(crate) async fn token(client: &Client, namespace: &str, group: &str) -> anyhow::Result<String> {
@@ -156,9 +189,3 @@ const ADMIN_PORT: u16 = 9400;
 
 /// A cluster that is far away still answers within this.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A member waits 10 s at most for a step of its own.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// A status has a few kilobytes.
-const ANSWER_BYTES_MAX: usize = 4 << 20;
