@@ -44,9 +44,16 @@ enum Command {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Run(args) => tokio::runtime::Runtime::new()
+        Command::Run(args) => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .enable_all()
+            .build()
             .context("starting the threads")?
             .block_on(run::run(args)),
         Command::Crds { out } => crds::write(&out).map(|()| ExitCode::SUCCESS),
     }
 }
+
+/// The operator mostly waits. On large nodes a thread for each processor would cost memory and do nothing: the allocator
+/// keeps a heap for each.
+const THREADS: usize = 2;

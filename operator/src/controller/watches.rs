@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::{Stream, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{self as core, ConfigMap, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -28,9 +28,13 @@ pub(super) fn resources<K: Group>(
     api: Api<K>,
 ) -> (Store<K>, impl Stream<Item = Result<K, watcher::Error>> + Send) {
     let (reader, writer) = store();
-    let stream = watcher(api, watcher::Config::default())
+    let stream = watcher(api, watcher::Config::default().page_size(PAGE_OBJECTS))
         .default_backoff()
-        .modify(|resource| resource.managed_fields_mut().clear())
+        .modify(|resource| {
+            resource.managed_fields_mut().clear();
+            // The specification once more, as text.
+            resource.annotations_mut().remove(LAST_APPLIED);
+        })
         .reflect(writer)
         .applied_objects()
         .predicate_filter(
@@ -58,6 +62,7 @@ impl Scope {
             // A connection that died unseen is noticed this much later at most.
             config: watcher::Config::default()
                 .labels(&labels)
+                .page_size(PAGE_OBJECTS)
                 .timeout(WATCH_SECONDS_MAX),
             memories,
         }
@@ -143,16 +148,53 @@ fn trim_pod(pod: &mut Pod) {
     pod.managed_fields_mut().clear();
     pod.metadata.owner_references = None;
     pod.metadata.annotations = None;
+    pod.labels_mut()
+        .retain(|name, _| POD_LABELS.contains(&name.as_str()));
     if let Some(spec) = &mut pod.spec {
-        *spec = k8s_openapi::api::core::v1::PodSpec {
+        *spec = core::PodSpec {
             node_name: spec.node_name.take(),
             ..Default::default()
         };
     }
+    if let Some(status) = &mut pod.status {
+        trim_pod_status(status);
+    }
+}
+
+/// Keeps what `observe.rs` reads: conditions, addresses, and why a container does not run.
+fn trim_pod_status(status: &mut core::PodStatus) {
+    let mut conditions = status.conditions.take().unwrap_or_default();
+    conditions.retain(|condition| matches!(condition.type_.as_str(), "Ready" | "PodScheduled"));
+    conditions.shrink_to_fit();
+    let containers = status.container_statuses.take().unwrap_or_default();
+    let mut waiting: Vec<_> = containers
+        .into_iter()
+        .filter(|container| {
+            container
+                .state
+                .as_ref()
+                .is_some_and(|state| state.waiting.is_some())
+        })
+        .map(|container| core::ContainerStatus {
+            state: container.state,
+            last_state: container.last_state,
+            ..Default::default()
+        })
+        .collect();
+    waiting.shrink_to_fit();
+    *status = core::PodStatus {
+        conditions: Some(conditions),
+        pod_ips: status.pod_ips.take(),
+        container_statuses: (!waiting.is_empty()).then_some(waiting),
+        ..Default::default()
+    };
 }
 
 fn trim_stateful_set(stateful_set: &mut StatefulSet) {
     stateful_set.managed_fields_mut().clear();
+    if let Some(status) = &mut stateful_set.status {
+        status.conditions = None;
+    }
     if let Some(spec) = &mut stateful_set.spec {
         *spec = k8s_openapi::api::apps::v1::StatefulSetSpec {
             replicas: spec.replicas,
@@ -162,6 +204,20 @@ fn trim_stateful_set(stateful_set: &mut StatefulSet) {
         };
     }
 }
+
+/// Where plain `kubectl apply` keeps what it applied.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// The labels of pods that are read: whose they are, and of which revision.
+const POD_LABELS: [&str; 4] = [
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/instance",
+    "controller-revision-hash",
+];
+
+/// Objects that a list brings at once: a page of pods has ten kilobytes each, all of which are in memory for a moment.
+const PAGE_OBJECTS: u32 = 100;
 
 /// Half a minute: the longest for which a change may go unseen because a connection died without a word.
 const WATCH_SECONDS_MAX: u32 = 30;
