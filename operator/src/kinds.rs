@@ -2,13 +2,18 @@
 
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, PersistentVolumeClaimVolumeSource, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, KeyToPath, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume,
+};
 use kube::Resource;
 use operator_api::ServiceKind;
-use operator_api::config::{FileSource, KvConfig, ServiceConfig, TftpConfig};
-use operator_api::resources::{GroupSpec, GroupStatus, KvCluster, Quantity, TftpCluster, TftpSource};
+use operator_api::config::{FileSource, KvConfig, ServerTls, ServiceConfig, TftpConfig};
+use operator_api::resources::{
+    ClientTls, GroupSpec, GroupStatus, KvCluster, LocalName, Quantity, TftpCluster, TftpSource,
+};
 use serde::de::DeserializeOwned;
 
 use crate::validate::Invalid;
@@ -210,6 +215,15 @@ impl Group for KvCluster {
             connections_max: number("limits.connectionsMax", limits.connections_max)?,
             unknown_after_seconds: number("limits.unknownAfterSeconds", limits.unknown_after_seconds)?,
             conflicts: self.spec.conflicts.iter().map(Into::into).collect(),
+            tokens_file: self
+                .spec
+                .tokens
+                .as_ref()
+                .map(|_| Path::new(TOKENS_DIR).join(TOKENS_KEY)),
+            tls: self.spec.client_tls.as_ref().map(|_| ServerTls {
+                cert_file: Path::new(CLIENT_TLS_DIR).join(CERTIFICATE),
+                key_file: Path::new(CLIENT_TLS_DIR).join(CERTIFICATE_KEY),
+            }),
             ..KvConfig::at(leader, SocketAddr::new(listen, KV_MEMBER_PORT))
         };
         config.validate().map_err(Invalid::Service)?;
@@ -231,6 +245,44 @@ impl Group for KvCluster {
             member_port: Some(KV_MEMBER_PORT),
         }])
     }
+
+    fn mounts(&self) -> Vec<Mount> {
+        let tokens = self.spec.tokens.as_ref();
+        let tokens =
+            tokens.map(|tokens| secret_mount("tokens", &tokens.secret_ref, TOKENS_DIR, &[TOKENS_KEY]));
+        tokens
+            .into_iter()
+            .chain(client_tls_mount(self.spec.client_tls.as_ref()))
+            .collect()
+    }
+}
+
+/// The certificate that clients are shown.
+fn client_tls_mount(tls: Option<&ClientTls>) -> Option<Mount> {
+    let keys = [CERTIFICATE, CERTIFICATE_KEY];
+    tls.map(|tls| secret_mount("client-tls", &tls.secret_ref, CLIENT_TLS_DIR, &keys))
+}
+
+/// Some keys of a Secret, as files that only members may read.
+fn secret_mount(volume: &str, secret: &LocalName, path: &str, keys: &[&str]) -> Mount {
+    let items = keys.iter().map(|key| KeyToPath {
+        key: (*key).to_owned(),
+        path: (*key).to_owned(),
+        ..KeyToPath::default()
+    });
+    Mount {
+        volume: Volume {
+            name: volume.to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.name.clone()),
+                items: Some(items.collect()),
+                default_mode: Some(SECRET_MODE),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+        path: path.to_owned(),
+    }
 }
 
 /// A number that the schema bounds already.
@@ -251,6 +303,24 @@ fn bytes(field: &'static str, amount: &Quantity) -> Result<u64, Invalid> {
 
 /// Beside the leader's port.
 const KV_MEMBER_PORT: u16 = ServiceKind::Kv.client_port() + 1;
+
+/// Where the tokens of a key-value store are mounted.
+const TOKENS_DIR: &str = "/etc/quorate/tokens";
+
+/// The key of their Secret.
+const TOKENS_KEY: &str = "tokens.json";
+
+/// Where the certificate for clients is mounted.
+const CLIENT_TLS_DIR: &str = "/etc/quorate/client-tls";
+
+/// As `kubernetes.io/tls` names it.
+const CERTIFICATE: &str = "tls.crt";
+
+/// The same.
+const CERTIFICATE_KEY: &str = "tls.key";
+
+/// Readable by the group of the pod.
+const SECRET_MODE: i32 = 0o440;
 
 /// Where the sources' volumes are mounted.
 const SOURCES_DIR: &str = "/etc/quorate/sources";

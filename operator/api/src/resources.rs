@@ -19,7 +19,7 @@ mod tls;
 mod upgrade;
 
 pub use group::{Durability, GroupSpec, ImagePullPolicy, LocalName, LogFormat, Resources, Timing};
-pub use kv::{KvCluster, KvClusterSpec, KvConflictPolicy, KvConflicts, KvLimits};
+pub use kv::{KvCluster, KvClusterSpec, KvConflictPolicy, KvConflicts, KvLimits, KvTokens};
 pub use quantity::Quantity;
 pub use scheduling::{Scheduling, Spread, Toleration, TolerationEffect, TolerationOperator};
 pub use service::{ExternalTrafficPolicy, IpFamily, ServiceSpec, ServiceType};
@@ -29,7 +29,7 @@ pub use status::{
 };
 pub use storage::{StorageSpec, StorageType, WhenDeleted};
 pub use tftp::{TftpCluster, TftpClusterSpec, TftpLimits};
-pub use tls::{TlsMode, TlsSpec};
+pub use tls::{ClientTls, TlsMode, TlsSpec};
 pub use upgrade::{UpgradeSpec, UpgradeType};
 
 /// The API group of the custom resources, and the prefix of our labels and annotations.

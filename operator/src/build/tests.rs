@@ -258,3 +258,28 @@ fn stateful_set_keeps_its_volume_size_until_it_is_made_anew() {
             .all(|child| child.api.kind != "StatefulSet")
     );
 }
+
+#[test]
+fn store_mounts_its_tokens_and_certificate() {
+    let resource: KvCluster = serde_json::from_value(serde_json::json!({
+        "apiVersion": "quorate.dev/v1alpha1",
+        "kind": "KvCluster",
+        "metadata": {"name": "settings", "namespace": "racks", "uid": "3"},
+        "spec": {"tokens": {"secretRef": {"name": "access"}}, "clientTls": {"secretRef": {"name": "front"}}},
+    }))
+    .unwrap();
+    let service = validate(&resource, &settings()).unwrap();
+    let objects = children(&service, &around(3));
+    let pod = &child(&objects, "StatefulSet", "settings")["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    for (volume, secret) in [("tokens", "access"), ("client-tls", "front")] {
+        let found = volumes.iter().find(|found| found["name"] == volume).unwrap();
+        assert_eq!(found["secret"]["secretName"], secret);
+    }
+    let config: serde_json::Value = serde_json::from_str(&service.config_text).unwrap();
+    assert_eq!(config["service"]["tokensFile"], "/etc/quorate/tokens/tokens.json");
+    assert_eq!(
+        config["service"]["tls"]["keyFile"],
+        "/etc/quorate/client-tls/tls.key"
+    );
+}

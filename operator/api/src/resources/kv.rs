@@ -4,9 +4,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::group::GroupSpec;
+use super::group::{GroupSpec, LocalName};
 use super::quantity::{Quantity, bytes_schema};
 use super::status::GroupStatus;
+use super::tls::ClientTls;
 use crate::config::{self, KvConfig};
 
 /// What a key-value store should be like.
@@ -58,6 +59,22 @@ pub struct KvClusterSpec {
             .message("each prefix may stand once in `conflicts`")
     )]
     pub conflicts: Vec<KvConflicts>,
+    /// Who may read and write. Without it everybody who reaches the store may do everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<KvTokens>,
+    /// TLS for clients; they connect in plain without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_tls: Option<ClientTls>,
+}
+
+/// Who may read and write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KvTokens {
+    /// A Secret with the key `tokens.json`:
+    /// `{"tokens": [{"name": ..., "token": ..., "access": "read" | "write" | "admin", "prefix": ...}]}`. Changes count within a
+    /// minute or two, without a restart.
+    pub secret_ref: LocalName,
 }
 
 /// What happens to remembered writes of some keys on a conflict.

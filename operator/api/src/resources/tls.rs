@@ -23,6 +23,14 @@ pub struct TlsSpec {
     pub secret_ref: Option<LocalName>,
 }
 
+/// TLS for clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientTls {
+    /// A Secret with `tls.crt` and `tls.key`, which all members share; cert-manager writes such Secrets.
+    pub secret_ref: LocalName,
+}
+
 /// Where the certificates come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TlsMode {
