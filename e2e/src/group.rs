@@ -27,6 +27,12 @@ const LOG_LINES_SHOWN: usize = 40;
 /// As many members as any test asks for.
 const REPLICAS_MAX: u16 = 5;
 
+/// How far the first member's own port is from the hub's: as under `local`.
+const ADC_MEMBER_PORTS: u16 = match ServiceKind::Adc.local_member_port_offset() {
+    Some(offset) => offset,
+    None => 0,
+};
+
 /// What a group is started with.
 #[derive(Debug, Clone)]
 pub struct GroupOptions {
@@ -38,6 +44,8 @@ pub struct GroupOptions {
     pub tftp_root: Option<PathBuf>,
     /// A backup that the group begins with, at its first start.
     pub restore: Option<PathBuf>,
+    /// Options of the hub, as in the agent's configuration.
+    pub adc_options: Option<serde_json::Value>,
 }
 
 impl Default for GroupOptions {
@@ -47,6 +55,7 @@ impl Default for GroupOptions {
             service: ServiceKind::Tftp,
             tftp_root: None,
             restore: None,
+            adc_options: None,
         }
     }
 }
@@ -94,6 +103,7 @@ impl Group {
                 ServiceKind::Tftp => free_udp()?,
                 // The leader's, and one for each member.
                 ServiceKind::Kv => free_run(REPLICAS_MAX + 1)?,
+                ServiceKind::Adc => free_run(ADC_MEMBER_PORTS + REPLICAS_MAX)?,
             },
             // Some may be needed when the group grows.
             admin_port: free_run(options.replicas.max(REPLICAS_MAX))?,
@@ -134,6 +144,11 @@ impl Group {
         if let Some(file) = self.options.restore.take() {
             command.arg("--restore").arg(file);
         }
+        if let Some(options) = &self.options.adc_options {
+            let file = self.temp.path().join("adc-options.json");
+            fs::write(&file, options.to_string()).context("writing the hub's options")?;
+            command.arg("--adc-options").arg(file);
+        }
         let output = self.temp.path().join("local.output");
         self.supervisor = Some(Process::start("quorate-agent local", command, output)?);
         Ok(())
@@ -156,6 +171,19 @@ impl Group {
         let offset = ServiceKind::Kv.local_member_port_offset().unwrap_or(0);
         let first = self.client_port + offset;
         (first..first + self.options.replicas).collect()
+    }
+
+    /// The ports at which ADC clients reach the members, whoever leads.
+    #[must_use]
+    pub fn adc_member_ports(&self) -> Vec<u16> {
+        let first = self.client_port + ADC_MEMBER_PORTS;
+        (first..first + self.options.replicas).collect()
+    }
+
+    /// The port of the hub, which all members serve.
+    #[must_use]
+    pub fn adc_port(&self) -> u16 {
+        self.client_port
     }
 
     /// The port of the key-value listener that only the leader serves.

@@ -6,6 +6,7 @@
 //! [`eventually`], the only place that waits for a state.
 
 pub mod adc;
+pub mod adc_user;
 pub mod admin;
 pub mod client;
 pub mod clock;
@@ -25,6 +26,7 @@ pub mod scenario;
 pub mod serving;
 pub mod wire;
 
+pub use adc_user::AdcUser;
 pub use admin::Admin;
 pub use client::Client;
 pub use clock::eventually;

@@ -38,7 +38,7 @@ const IMPURE: [&str; 10] = [
 ];
 
 /// What members run, which speak to the API server without the `kube` crate.
-const IN_MEMBERS: [&str; 5] = ["node-agent", "replication", "wal", "tftp", "kv"];
+const IN_MEMBERS: [&str; 6] = ["node-agent", "replication", "wal", "tftp", "kv", "adc"];
 
 /// Which of our crates each crate may use.
 fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
@@ -53,7 +53,7 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("adc", BTreeSet::from(["replication"])),
         (
             "node-agent",
-            BTreeSet::from(["operator-api", "replication", "kv", "tftp"]),
+            BTreeSet::from(["operator-api", "replication", "adc", "kv", "tftp"]),
         ),
         ("linearizability", BTreeSet::new()),
         ("e2e", BTreeSet::from(["operator-api", "linearizability"])),

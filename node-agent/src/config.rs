@@ -114,6 +114,9 @@ fn validate(config: &AgentConfig) -> anyhow::Result<()> {
             .validate()
             .map_err(|reason| anyhow!("field service: {reason}")),
         ServiceConfig::Kv(kv) => kv.validate().map_err(|reason| anyhow!("field service: {reason}")),
+        ServiceConfig::Adc(adc) => adc
+            .validate()
+            .map_err(|reason| anyhow!("field service: {reason}")),
     }
 }
 

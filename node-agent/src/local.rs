@@ -63,6 +63,12 @@ pub(crate) struct Args {
     /// The TCP port for key-value clients, on 127.0.0.1; each member's own port follows it.
     #[arg(long, value_name = "PORT", default_value_t = ServiceKind::Kv.client_port())]
     kv_port: u16,
+    /// The TCP port for ADC clients, on 127.0.0.1; the members' own ports are by 10 and more higher.
+    #[arg(long, value_name = "PORT", default_value_t = ServiceKind::Adc.client_port())]
+    adc_port: u16,
+    /// A JSON file with options of the hub, as in the agent's configuration (docs/adc.md): `{"name": "My hub"}`.
+    #[arg(long, value_name = "FILE")]
+    adc_options: Option<PathBuf>,
     /// The admin port of the first TFTP member; the others have the next ones, those of the other services are by 10 and
     /// 20 higher. By default 9401, or what --dir remembers.
     #[arg(long, value_name = "PORT")]
@@ -105,7 +111,7 @@ async fn run_in(directory: &Arc<Directory>, args: &Args, signals: &mut Signals) 
         drivers.push(prepare(directory, kind, args, &screen)?);
     }
     // Not before every port is known to be free.
-    directory.make_token()?;
+    directory.make_secrets()?;
     let (orders, order) = watch::channel(Order::Run);
     let mut groups = JoinSet::new();
     for driver in drivers {
@@ -161,6 +167,8 @@ fn prepare(
             kind,
             client: client.address,
             root: service::root(kind, args),
+            adc: service::adc_options(kind, args)?,
+            password_key_file: directory.password_key_file(),
         },
         socket: client.socket,
         restore_from,
@@ -265,7 +273,7 @@ mod tests {
     fn defaults_are_those_of_the_design() {
         let args = parse(&[]).unwrap();
         assert_eq!(args.kinds(), ServiceKind::ALL);
-        assert_eq!((args.tftp_port, args.kv_port), (6969, 2390));
+        assert_eq!((args.tftp_port, args.kv_port, args.adc_port), (6969, 2390, 1511));
         assert_eq!((args.durability, args.timing), (Durability::Strict, Timing::Lan));
         validate(&args).unwrap();
     }
@@ -307,7 +315,7 @@ mod tests {
         assert!(
             parse(&["ntp"])
                 .unwrap_err()
-                .contains("[possible values: tftp, kv]")
+                .contains("[possible values: tftp, kv, adc]")
         );
         let error = parse(&["--durability", "none"]).unwrap_err();
         assert!(error.contains("strict, relaxed"), "{error}");

@@ -3,6 +3,7 @@
 //! A service knows nothing of the agent. What it contributes to the admin port (its files, its part of the status) is
 //! adapted here.
 
+mod adc;
 mod kv;
 mod tftp;
 
@@ -48,6 +49,7 @@ pub(crate) async fn start(
     match &config.service {
         ServiceConfig::Tftp(options) => tftp::start(config, options, data_dir, sockets, metrics, until).await,
         ServiceConfig::Kv(options) => kv::start(config, options, data_dir, sockets, metrics, until).await,
+        ServiceConfig::Adc(options) => adc::start(config, options, sockets, metrics, until).await,
     }
 }
 

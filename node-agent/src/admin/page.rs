@@ -199,6 +199,7 @@ fn service_name(service: ServiceKind) -> &'static str {
     match service {
         ServiceKind::Tftp => "TFTP server",
         ServiceKind::Kv => "Key-value store",
+        ServiceKind::Adc => "ADC hub",
     }
 }
 
@@ -206,6 +207,7 @@ fn detail_title(service: ServiceKind) -> &'static str {
     match service {
         ServiceKind::Tftp => "Running transfers",
         ServiceKind::Kv => "Store",
+        ServiceKind::Adc => "Hub",
     }
 }
 

@@ -62,14 +62,20 @@ impl Directory {
         self.path.join("token")
     }
 
-    /// Makes the token, unless there is one.
-    pub(crate) fn make_token(&self) -> anyhow::Result<()> {
-        let path = self.token_file();
-        if path.exists() {
-            return Ok(());
+    /// The file with the key of the hub's passwords.
+    pub(crate) fn password_key_file(&self) -> PathBuf {
+        self.path.join("adc-password-key")
+    }
+
+    /// Makes the token and the key, unless they are there.
+    pub(crate) fn make_secrets(&self) -> anyhow::Result<()> {
+        for path in [self.token_file(), self.password_key_file()] {
+            if !path.exists() {
+                let secret: [u8; SECRET_BYTES] = rand::random();
+                write_file(&path, hex::encode(secret).as_bytes())?;
+            }
         }
-        let token: [u8; TOKEN_BYTES] = rand::random();
-        write_file(&path, hex::encode(token).as_bytes())
+        Ok(())
     }
 
     /// Writes `group.json`, with these members as those of `service`.
@@ -150,8 +156,8 @@ pub(super) fn remove_dir(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// As long as a SHA-256 digest: nobody guesses it.
-const TOKEN_BYTES: usize = 32;
+/// As long as a SHA-256 digest: nobody guesses it. A key of the hub's passwords has that length, too.
+const SECRET_BYTES: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -160,7 +166,7 @@ mod tests {
     #[test]
     fn temporary_directory_goes_with_its_owner() {
         let directory = Directory::open(None).unwrap();
-        directory.make_token().unwrap();
+        directory.make_secrets().unwrap();
         assert!(directory.token_file().exists());
         directory.close().unwrap();
         assert!(!directory.path().exists());

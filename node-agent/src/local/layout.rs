@@ -343,7 +343,7 @@ mod tests {
     fn open(dir: &Path, choices: Choices) -> anyhow::Result<Layout> {
         let layout = open_unsaved(dir, ServiceKind::Tftp, choices)?;
         layout.save()?;
-        layout.directory().make_token()?;
+        layout.directory().make_secrets()?;
         Ok(layout)
     }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use operator_api::config::{KvConfig, ServiceConfig, ServiceKind, TftpConfig};
+use anyhow::{Context, anyhow};
+use operator_api::config::{AdcConfig, AdcFrontends, KvConfig, ServiceConfig, ServiceKind, TftpConfig};
 
 use super::Args;
 use super::layout::MemberPlace;
@@ -18,6 +19,10 @@ pub(crate) struct Service {
     pub client: SocketAddr,
     /// A directory whose files are imported at the start.
     pub root: Option<PathBuf>,
+    /// The hub's options, but for its addresses and files.
+    pub adc: Option<Box<AdcConfig>>,
+    /// The key of the hub's passwords.
+    pub password_key_file: PathBuf,
 }
 
 impl Service {
@@ -27,7 +32,22 @@ impl Service {
         match self.kind {
             ServiceKind::Tftp => ServiceConfig::Tftp(TftpConfig::at(self.client)),
             ServiceKind::Kv => ServiceConfig::Kv(KvConfig::at(self.client, own)),
+            ServiceKind::Adc => ServiceConfig::Adc(Box::new(self.adc_config(own))),
         }
+    }
+
+    fn adc_config(&self, own: SocketAddr) -> AdcConfig {
+        let chosen = self.adc.as_deref().cloned();
+        let mut config = chosen.unwrap_or_else(|| AdcConfig {
+            // Everybody is on this machine.
+            connections_per_address_max: 0,
+            ..AdcConfig::at(self.client, None)
+        });
+        config.listen = self.client;
+        config.member_listen = (config.frontends == AdcFrontends::EveryMember).then_some(own);
+        let key_file = config.password_key_file;
+        config.password_key_file = key_file.or_else(|| Some(self.password_key_file.clone()));
+        config
     }
 
     /// A command line that shows that it works.
@@ -35,6 +55,7 @@ impl Service {
         match self.kind {
             ServiceKind::Tftp => format!("curl tftp://{}/NAME", self.client),
             ServiceKind::Kv => format!("curl http://{}/v1/kv/NAME", self.client),
+            ServiceKind::Adc => format!("connect to adc://{}", self.client),
         }
     }
 }
@@ -52,6 +73,7 @@ pub(crate) fn bind(kind: ServiceKind, args: &Args) -> anyhow::Result<ClientSocke
             listener::bind_udp(address, option)
         }
         ServiceKind::Kv => listener::bind_tcp(loopback(args.kv_port), "--kv-port"),
+        ServiceKind::Adc => listener::bind_tcp(loopback(args.adc_port), "--adc-port"),
     }
 }
 
@@ -59,8 +81,31 @@ pub(crate) fn bind(kind: ServiceKind, args: &Args) -> anyhow::Result<ClientSocke
 pub(crate) fn root(kind: ServiceKind, args: &Args) -> Option<PathBuf> {
     match kind {
         ServiceKind::Tftp => args.tftp_root.clone(),
-        ServiceKind::Kv => None,
+        ServiceKind::Kv | ServiceKind::Adc => None,
     }
+}
+
+/// The options of the hub that `--adc-options` names.
+pub(crate) fn adc_options(kind: ServiceKind, args: &Args) -> anyhow::Result<Option<Box<AdcConfig>>> {
+    let Some(file) = args.adc_options.as_deref().filter(|_| kind == ServiceKind::Adc) else {
+        return Ok(None);
+    };
+    let read = || {
+        let mut options: serde_json::Value = serde_json::from_slice(&std::fs::read(file)?)?;
+        let fields = options.as_object_mut().context("it must hold an object")?;
+        // Where the hub listens is chosen otherwise.
+        fields.insert("listen".to_owned(), loopback(args.adc_port).to_string().into());
+        fields
+            .entry("connectionsPerAddressMax")
+            .or_insert_with(|| 0.into());
+        let config: AdcConfig = serde_json::from_value(options)?;
+        config.validate().map_err(|reason| anyhow!(reason))?;
+        Ok(Box::new(config))
+    };
+    let options: anyhow::Result<_> = read();
+    options
+        .map(Some)
+        .with_context(|| format!("--adc-options {}", file.display()))
 }
 
 const fn loopback(port: u16) -> SocketAddr {

@@ -1,5 +1,6 @@
 //! The agent's configuration: what the operator or the `local` command writes and `quorate-agent run` reads (JSON).
 
+mod adc;
 mod kubernetes;
 mod sources;
 mod tftp;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use adc::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcRate, AdcTls};
 pub use kubernetes::{KubernetesConfig, VARIABLES};
 pub use sources::FileSource;
 pub use tftp::TftpConfig;
@@ -21,11 +23,13 @@ pub enum ServiceKind {
     Tftp,
     /// A key-value store over HTTP.
     Kv,
+    /// A hub for clients of the ADC protocol.
+    Adc,
 }
 
 impl ServiceKind {
     /// Every service, in the order in which they are listed to people.
-    pub const ALL: [Self; 2] = [Self::Tftp, Self::Kv];
+    pub const ALL: [Self; 3] = [Self::Tftp, Self::Kv, Self::Adc];
 
     /// The lowercase name that commands, metrics, logs and file names use.
     #[must_use]
@@ -33,6 +37,7 @@ impl ServiceKind {
         match self {
             Self::Tftp => "tftp",
             Self::Kv => "kv",
+            Self::Adc => "adc",
         }
     }
 
@@ -42,6 +47,7 @@ impl ServiceKind {
         match self {
             Self::Tftp => 6969,
             Self::Kv => 2390,
+            Self::Adc => 1511,
         }
     }
 
@@ -51,6 +57,7 @@ impl ServiceKind {
         match self {
             Self::Tftp => 9401,
             Self::Kv => 9411,
+            Self::Adc => 9421,
         }
     }
 
@@ -60,6 +67,7 @@ impl ServiceKind {
         match self {
             Self::Tftp => 7401,
             Self::Kv => 7411,
+            Self::Adc => 7421,
         }
     }
 
@@ -76,6 +84,7 @@ impl ServiceKind {
         match self {
             Self::Tftp => None,
             Self::Kv => Some(1),
+            Self::Adc => Some(10),
         }
     }
 }
@@ -154,6 +163,8 @@ pub enum ServiceConfig {
     Tftp(TftpConfig),
     /// Key-value store.
     Kv(KvConfig),
+    /// ADC hub.
+    Adc(Box<AdcConfig>),
 }
 
 impl ServiceConfig {
@@ -163,6 +174,7 @@ impl ServiceConfig {
         match self {
             Self::Tftp(_) => ServiceKind::Tftp,
             Self::Kv(_) => ServiceKind::Kv,
+            Self::Adc(_) => ServiceKind::Adc,
         }
     }
 }

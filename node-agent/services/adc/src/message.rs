@@ -7,6 +7,7 @@
 //!   B my_sid      D, E my_sid target_sid      F my_sid then (+|-)FEAT, repeated      H, I nothing
 //! ```
 
+mod alias;
 mod fields;
 mod identity;
 mod lines;
@@ -16,6 +17,7 @@ mod tests;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+pub use alias::swap_sids;
 pub(crate) use fields::tag;
 pub use fields::{Tag, feature_list, fields, without_tags};
 pub use identity::{
@@ -103,6 +105,17 @@ impl<'a> Features<'a> {
             let has = supported
                 .split(',')
                 .any(|feature| feature.as_bytes() == &choice[1..]);
+            has == (choice[0] == b'+')
+        })
+    }
+}
+
+impl Features<'_> {
+    /// Whether a client with these features is meant.
+    #[must_use]
+    pub fn select_among(&self, supported: &[[u8; 4]]) -> bool {
+        self.0.as_bytes().chunks_exact(5).all(|choice| {
+            let has = supported.iter().any(|feature| feature == &choice[1..]);
             has == (choice[0] == b'+')
         })
     }

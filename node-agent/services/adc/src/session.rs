@@ -8,9 +8,12 @@
 //! In brackets the session waits for its driver, and takes no lines: see [`Session::is_waiting`]. A session that ends
 //! says so with [`Output::Close`], last.
 
+pub mod bot;
 mod flood;
+mod greeting;
 mod login;
 mod normal;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -29,14 +32,6 @@ pub use login::Login;
 
 /// Bad lines that a client may send before it is let in.
 const SETUP_ERRORS_MAX: u32 = 8;
-/// Bytes of the features of one `SUP`.
-const OFFER_BYTES_MAX: usize = 256;
-/// Seconds after which a client may try a full hub again, as in uhub.
-const FULL_RETRY_S: i64 = 600;
-/// Seconds after which a client tries again when somebody with its CID is connected: by then a dead connection is
-/// noticed.
-const TAKEN_RETRY_S: i64 = 20;
-
 /// What all sessions of a hub have in common.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -46,6 +41,16 @@ pub struct Settings {
     pub description: String,
     /// Sent to each who comes in, line by line.
     pub motd: String,
+    /// What `+rules` answers, line by line.
+    pub rules: String,
+    /// Users may register their own nick.
+    pub self_registration: bool,
+    /// Where a client is sent when the hub is full.
+    pub redirect_when_full: Option<String>,
+    /// Users that the hub takes, as pingers are told.
+    pub users_max: u32,
+    /// What else pingers are told.
+    pub about: About,
     /// How long a client may take to be let in.
     pub setup_max: Duration,
     /// Bytes that a user must share; operators need not.
@@ -58,6 +63,32 @@ pub struct Settings {
     pub search_chars_min: u32,
     /// How much a user may send.
     pub rates: Rates,
+}
+
+/// What pingers are told of a hub (ADC-EXT, PING); what is empty is left out.
+#[derive(Debug, Clone, Default)]
+pub struct About {
+    /// Where clients find it.
+    pub address: String,
+    /// Its website.
+    pub website: String,
+    /// Its network.
+    pub network: String,
+    /// Its owner.
+    pub owner: String,
+}
+
+/// How large a hub is, for pingers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Census {
+    /// Its users.
+    pub users: u64,
+    /// What they share.
+    pub share_bytes: u64,
+    /// How many files these are.
+    pub files: u64,
+    /// For how many seconds this member runs.
+    pub uptime_s: u64,
 }
 
 /// Where a client connects from.
@@ -76,6 +107,8 @@ pub enum Input<'a> {
     LineTooLong,
     /// The answer to [`Output::NeedSid`].
     Sid(Sid),
+    /// The answer to [`Output::NeedSid`] of a client that offered `PING`.
+    SidForPinger(Sid, Census),
     /// The answer to [`Output::LookUp`]: the password, if the nick is registered, and a fresh challenge.
     Account(Option<(String, Salt)>),
     /// The answer to [`Output::Claim`].
@@ -112,6 +145,8 @@ pub enum Output {
         /// Whether it describes what the user does.
         third_person: bool,
     },
+    /// The user wants something of the hub: see [`bot`].
+    Command(String),
     /// A line for other users, with its `\n`.
     Relay {
         /// For whom.
@@ -136,10 +171,10 @@ pub enum Reach {
     Echo(Sid),
 }
 
-/// Whether a client that announced `supported` is meant by a selection like `+TCP4-NAT0`.
+/// Whether a client that announced these features is meant by a selection like `+TCP4-NAT0`.
 #[must_use]
-pub fn selects(selection: &str, supported: &str) -> bool {
-    Features::new(selection).is_ok_and(|features| features.select(supported))
+pub fn selects_among(selection: &str, supported: &[[u8; 4]]) -> bool {
+    Features::new(selection).is_ok_and(|features| features.select_among(supported))
 }
 
 enum Phase {
@@ -170,6 +205,8 @@ pub struct Session {
     phase: Phase,
     sid: Sid,
     errors: u32,
+    /// Whether the client shows the commands that a hub offers (ADC-EXT, UCMD).
+    has_menus: bool,
     buckets: flood::Buckets,
     out: Vec<Output>,
 }
@@ -185,6 +222,7 @@ impl Session {
             phase: Phase::Protocol,
             sid: Sid::NOBODY,
             errors: 0,
+            has_menus: false,
             out: Vec::new(),
         }
     }
@@ -208,6 +246,12 @@ impl Session {
     #[must_use]
     pub const fn is_closed(&self) -> bool {
         matches!(self.phase, Phase::Closed)
+    }
+
+    /// Where it connects from.
+    #[must_use]
+    pub const fn address(&self) -> IpAddr {
+        self.origin.address
     }
 
     /// Its SID, once it has one.
@@ -234,7 +278,8 @@ impl Session {
             Input::LineTooLong => {
                 self.send(Line::new("ISTA 140").arg("That line was too long, and was dropped"))
             }
-            Input::Sid(sid) => self.identify(sid),
+            Input::Sid(sid) => self.identify(sid, None),
+            Input::SidForPinger(sid, census) => self.identify(sid, Some(census)),
             Input::Account(account) => self.account(account),
             Input::Admitted(class) => self.admitted(class),
             Input::Refused(refusal) => self.refused(refusal),
@@ -251,40 +296,9 @@ impl Session {
         self.out.push(Output::Send(line.end()));
     }
 
-    /// Ends the session with a status, and a QUI that says when to come back (-1: never).
-    fn refuse(&mut self, status: Line, text: &str, retry_s: Option<i64>) {
-        let mut quit = Line::new(&format!("IQUI {}", self.sid)).named("MS", text);
-        if let Some(retry) = retry_s {
-            quit = quit.named("TL", retry);
-        }
-        self.send(status);
-        self.send(quit);
-        self.close(Departure::Dropped {
-            reason: text.to_owned(),
-        });
-    }
-
-    fn refuse_code(&mut self, code: u16, text: &str, retry_s: Option<i64>) {
-        self.refuse(Line::new(&format!("ISTA {code}")).arg(text), text, retry_s);
-    }
-
     fn close(&mut self, departure: Departure) {
         self.phase = Phase::Closed;
         self.out.push(Output::Close(departure));
-    }
-
-    fn timed_out(&mut self) {
-        if self.sid == Sid::NOBODY {
-            // A probe, or something that is no ADC client: nothing to say to it.
-            self.close(Departure::Dropped {
-                reason: "said nothing".to_owned(),
-            });
-        } else if matches!(self.phase, Phase::AwaitClaim) {
-            // The group has no leader now. Soon it has.
-            self.refuse_code(210, "The hub cannot let you in right now", Some(2));
-        } else {
-            self.refuse_code(220, "You took too long to log in", None);
-        }
     }
 
     fn line(&mut self, now: Duration, line: &[u8]) {
@@ -326,55 +340,6 @@ impl Session {
             .arg("This command is not for now")
             .named("FC", message.fourcc());
         self.setup_error(status);
-    }
-
-    /// PROTOCOL.
-    fn greeted(&mut self, message: &Message<'_>) {
-        if message.header != Header::Hub || &message.command != b"SUP" {
-            self.refuse_code(244, "A session begins with HSUP", None);
-            return;
-        }
-        let offer: Vec<&str> = message
-            .params()
-            .filter_map(|param| param.strip_prefix("AD"))
-            .collect();
-        let has = |names: &[&str]| offer.iter().any(|feature| names.contains(feature));
-        if !has(&["BASE", "BAS0"]) {
-            let text = "This hub needs BASE";
-            let status = Line::new("ISTA 245").arg(text).named("FC", "BASE");
-            self.refuse(status, text, Some(-1));
-        } else if !has(&["TIGR"]) {
-            self.refuse_code(
-                247,
-                "This hub needs TIGR: there is no other hash in common",
-                Some(-1),
-            );
-        } else {
-            let mut offer = offer.join(" ");
-            if offer.len() > OFFER_BYTES_MAX {
-                offer.clear();
-            }
-            self.phase = Phase::AwaitSid { offer: offer.clone() };
-            self.out.push(Output::NeedSid { offer });
-        }
-    }
-
-    fn identify(&mut self, sid: Sid) {
-        let Phase::AwaitSid { offer } = &mut self.phase else {
-            return;
-        };
-        let offer = std::mem::take(offer);
-        self.sid = sid;
-        self.phase = Phase::Identify { offer };
-        self.send(Line::new("ISUP ADBASE ADTIGR"));
-        self.send(Line::new("ISID").arg(&sid.to_string()));
-        let settings = self.settings.clone();
-        let info = Line::new("IINF CT32")
-            .named("NI", &settings.name)
-            .named("DE", &settings.description)
-            .named("AP", "Quorate")
-            .named("VE", env!("CARGO_PKG_VERSION"));
-        self.send(info);
     }
 
     /// IDENTIFY.
@@ -460,39 +425,8 @@ impl Session {
         for line in settings.motd.lines() {
             self.send(Line::new("IMSG").arg(line));
         }
-    }
-
-    fn refused(&mut self, refusal: Refusal) {
-        if !matches!(self.phase, Phase::AwaitClaim) {
-            return;
-        }
-        match refusal {
-            Refusal::Full => self.refuse_code(211, "The hub is full", Some(FULL_RETRY_S)),
-            Refusal::NickTaken => self.refuse_code(222, "Somebody has this nick", None),
-            Refusal::CidTaken => {
-                self.refuse_code(224, "You are connected already", Some(TAKEN_RETRY_S));
-            }
-            // Neither is the client's fault: the next try goes well.
-            Refusal::SidTaken | Refusal::PasswordNeeded => {
-                self.refuse_code(220, "Please log in again", Some(1))
-            }
-            Refusal::RegisteredOnly => {
-                self.refuse_code(226, "Only registered users may come in", Some(-1));
-            }
-            Refusal::Banned { reason, left_s } => {
-                let (code, retry) = match left_s {
-                    None => (231, -1),
-                    Some(left) => (232, i64::try_from(left).unwrap_or(i64::MAX)),
-                };
-                let text = format!("You are banned: {reason}");
-                let status = Line::new(&format!("ISTA {code}")).arg(&text);
-                let status = if code == 232 {
-                    status.named("TL", retry)
-                } else {
-                    status
-                };
-                self.refuse(status, &text, Some(retry));
-            }
+        if self.has_menus && class >= Class::Operator {
+            bot::menus().into_iter().for_each(|menu| self.send(menu));
         }
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use replication::{LogTime, NodeId, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
-pub use claims::{Claim, Refusal};
+pub use claims::{Claim, Refusal, merged_inf};
 pub use command::{Command, Event, Front, Limits, Outcome};
 pub use effects::{Departure, Effect, EffectsGone, LinkId};
 pub use orders::{AuditEntry, Order, OrderError, Ordered};

@@ -44,6 +44,12 @@ impl Sid {
         Self((number % (Self::COUNT as u64 - 1)) as u32 + 1)
     }
 
+    /// Its four characters.
+    #[must_use]
+    pub fn text(self) -> [u8; 4] {
+        [15, 10, 5, 0].map(|shift| ALPHABET[(self.0 >> shift) as usize & 31])
+    }
+
     /// Its 20 bits.
     #[must_use]
     pub const fn bits(self) -> u32 {

@@ -104,7 +104,9 @@ impl Session {
             }
             b"MSG" => {
                 let text = message.params().next().unwrap_or_default();
-                if !text.is_empty() {
+                if super::bot::is_command(text) {
+                    self.out.push(Output::Command(unescape(text).into_owned()));
+                } else if !text.is_empty() {
                     self.out.push(Output::Say {
                         text: text.to_owned(),
                         third_person: message.named(1, "ME").as_deref() == Some("1"),

@@ -19,6 +19,11 @@ fn settings() -> Settings {
         name: "A Hub".to_owned(),
         description: String::new(),
         motd: "Be kind\nto all".to_owned(),
+        rules: String::new(),
+        self_registration: false,
+        redirect_when_full: None,
+        users_max: 100,
+        about: About::default(),
         setup_max: Duration::from_secs(30),
         share_bytes_min: 0,
         slots_min: 0,
@@ -110,7 +115,7 @@ fn a_guest_comes_in() {
         "#]]);
     assert!(client.session.is_waiting() && client.session.sid().is_none());
     client.input(Input::Sid(Sid::from_number(0))).check(expect![[r#"
-        < ISUP ADBASE ADTIGR
+        < ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING
         < ISID AAAB
         < IINF CT32 NIA\sHub DE APQuorate VE0.1.0
     "#]]);
@@ -502,7 +507,7 @@ fn a_client_with_ipv6_is_stamped_with_it() {
         .inf("NIme SUTCP4,TCP6 U41 U62 I41.2.3.4")
         .check(expect![[r#"
             ! NeedSid { offer: "BASE TIGR" }
-            < ISUP ADBASE ADTIGR
+            < ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING
             < ISID AAAB
             < IINF CT32 NIA\sHub DE APQuorate VE0.1.0
             ! LookUp { nick: "me" }

@@ -176,7 +176,7 @@ impl AdcState {
         let Some(user) = self.users.get_mut(&sid) else {
             return;
         };
-        let merged = merge(&user.inf, changes);
+        let merged = merged_inf(&user.inf, changes);
         if merged.len() > INF_BYTES_MAX {
             return;
         }
@@ -192,7 +192,8 @@ impl AdcState {
 }
 
 /// The fields of `inf` after `changes`; an empty value removes a field.
-fn merge(inf: &str, changes: &str) -> String {
+#[must_use]
+pub fn merged_inf(inf: &str, changes: &str) -> String {
     let named = |field: &str, tag: &str| field.get(..2) == Some(tag);
     let mut merged: Vec<&str> = fields(inf).collect();
     for change in fields(changes) {

@@ -1,0 +1,128 @@
+//! A hub whose users stay when a member dies: chat goes on, SIDs are kept, and those of the dead member come back to
+//! their places unseen.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::time::Duration;
+
+use e2e::adc_user::AdcIdentity;
+use e2e::clock::{PATIENCE, eventually};
+use e2e::{AdcUser, Group, GroupOptions};
+use operator_api::MemberStatus;
+use operator_api::config::ServiceKind;
+
+fn group() -> Group {
+    Group::start_with(GroupOptions {
+        service: ServiceKind::Adc,
+        ..GroupOptions::default()
+    })
+    .unwrap()
+}
+
+/// The number of a member: `adc-2` is 2.
+fn number(member: &MemberStatus) -> usize {
+    member.name.rsplit('-').next().unwrap().parse().unwrap()
+}
+
+/// Logs a user in, again and again until the hub takes it.
+fn come_back(port: u16, who: &AdcIdentity) -> AdcUser {
+    eventually("the user is back", PATIENCE, || AdcUser::log_in(port, who)).unwrap()
+}
+
+fn said(user: &mut AdcUser, by: &str, text: &str) {
+    let line = format!("BMSG {by} {text} ");
+    user.expect(text, |came| came.starts_with(&line)).unwrap();
+}
+
+#[test]
+fn users_stay_with_their_sids_when_the_leader_dies() {
+    let group = group();
+    let leader = number(&group.leader().unwrap());
+    let ports = group.adc_member_ports();
+    let living: Vec<usize> = (0..3).filter(|member| *member != leader).collect();
+    let doomed = AdcIdentity::new("doomed").at(9);
+    let mut ann = AdcUser::log_in(ports[living[0]], &AdcIdentity::new("ann")).unwrap();
+    let mut bob = AdcUser::log_in(ports[living[1]], &AdcIdentity::new("bob")).unwrap();
+    let old = AdcUser::log_in(ports[leader], &doomed).unwrap();
+    for user in [&mut ann, &mut bob] {
+        let joined = format!("BINF {} ", old.sid);
+        user.expect("the doomed user joins", |line| line.starts_with(&joined))
+            .unwrap();
+    }
+    group.kill_leader().unwrap();
+    // Chat goes on between the living members, under the same SIDs.
+    let (ann_sid, bob_sid) = (ann.sid.clone(), bob.sid.clone());
+    ann.say("anybody").unwrap();
+    said(&mut bob, &ann_sid, "anybody");
+    bob.say("here").unwrap();
+    said(&mut ann, &bob_sid, "here");
+    // So do lines to one.
+    bob.send(&format!("DMSG {bob_sid} {ann_sid} psst PM{bob_sid}"))
+        .unwrap();
+    ann.expect("a line to one", |line| line.contains(" psst "))
+        .unwrap();
+    // A new user comes in.
+    let new = AdcUser::log_in(ports[living[0]], &AdcIdentity::new("new")).unwrap();
+    assert_eq!(new.sid_of("bob"), Some(bob_sid.as_str()));
+    // The dead member's user comes back elsewhere to its SID; nobody sees it quit or join.
+    let mut back = come_back(ports[living[1]], &doomed);
+    assert_eq!(back.sid, old.sid);
+    back.say("back").unwrap();
+    for user in [&mut ann, &mut bob] {
+        said(user, &old.sid, "back");
+        let seen = |start: String| user.seen.iter().filter(|line| line.starts_with(&start)).count();
+        assert_eq!(seen(format!("IQUI {}", old.sid)), 0);
+        assert_eq!(seen(format!("BINF {}", old.sid)), 1);
+        assert_eq!(seen(format!("BMSG {ann_sid} anybody")), 1);
+        assert_eq!(seen(format!("BMSG {bob_sid} here")), 1);
+    }
+    group.all_ready().unwrap();
+}
+
+#[test]
+fn users_behind_one_address_come_back_to_their_places() {
+    let group = group();
+    let leader = number(&group.leader().unwrap());
+    let ports = group.adc_member_ports();
+    let other = (leader + 1) % 3;
+    let mut watcher = AdcUser::log_in(ports[other], &AdcIdentity::new("watcher")).unwrap();
+    let family: Vec<AdcIdentity> = (0..5)
+        .map(|number| AdcIdentity::new(&format!("n{number}")).at(7))
+        .collect();
+    let sids: Vec<String> = family
+        .iter()
+        .map(|who| AdcUser::log_in(ports[leader], who).map(|user| (user.sid.clone(), user)))
+        .collect::<Result<Vec<_>, _>>()
+        .unwrap()
+        .into_iter()
+        .map(|(sid, user)| {
+            // Keeps the connection open until the leader dies.
+            std::mem::forget(user);
+            sid
+        })
+        .collect();
+    watcher
+        .expect("the last one joins", |line| {
+            line.starts_with(&format!("BINF {} ", sids[4]))
+        })
+        .unwrap();
+    group.kill_leader().unwrap();
+    let mut back: Vec<AdcUser> = family
+        .iter()
+        .rev()
+        .map(|who| come_back(ports[other], who))
+        .collect();
+    back.reverse();
+    for (user, sid) in back.iter_mut().zip(&sids) {
+        user.say("hello").unwrap();
+        said(&mut watcher, sid, "hello");
+    }
+    // A line to one arrives at it, whatever SID it believes to have.
+    for (user, sid) in back.iter_mut().zip(&sids) {
+        watcher.send(&format!("DMSG {} {sid} psst", watcher.sid)).unwrap();
+        let mine = format!("DMSG {} {} psst", watcher.sid, user.sid);
+        user.expect("a line to one", |line| line == mine).unwrap();
+    }
+    watcher.lines_until_quiet(Duration::from_millis(300));
+    assert!(!watcher.seen.iter().any(|line| line.starts_with("IQUI")));
+    group.all_ready().unwrap();
+}

@@ -1,0 +1,288 @@
+//! What the directory says: effects become lines for users, and places for those who asked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use replication::NodeId;
+
+use super::super::events::{Admitted, ToWorker};
+use super::super::{roster, words};
+use super::{Client, Hub};
+use crate::message::Sid;
+use crate::state::{Class, Departure, Effect, Event, LinkId, Said, folded};
+
+/// Effects that are read at once: the directory is locked meanwhile.
+const EFFECTS_READ_MAX: usize = 4096;
+
+/// What was read of the directory.
+struct Read {
+    effects: Vec<Effect>,
+    /// Classes of users that are let in here.
+    classes: BTreeMap<Sid, Class>,
+    /// The end of the history, if somebody is let in here.
+    history: Vec<Said>,
+    topic: Option<String>,
+    is_all: bool,
+}
+
+impl Hub {
+    /// Tells everything that the directory says and was not told yet.
+    pub(super) fn tell(&mut self) {
+        while let Some(read) = self.read() {
+            let is_all = read.is_all;
+            for effect in &read.effects {
+                self.effect(effect, &read);
+                self.cursor += 1;
+            }
+            if is_all {
+                return;
+            }
+        }
+        self.compare();
+    }
+
+    /// Reads effects; none when some that were not told are forgotten.
+    fn read(&self) -> Option<Read> {
+        let (me, kept) = (self.me, self.history_on_join);
+        self.replica.local(|state| {
+            let left = state.next_effect().checked_sub(self.cursor)?;
+            let effects: Vec<Effect> = state
+                .effects_since(self.cursor)
+                .ok()?
+                .take(EFFECTS_READ_MAX)
+                .cloned()
+                .collect();
+            let entering: Vec<Sid> = effects.iter().filter_map(|effect| enters(effect, me)).collect();
+            let class = |sid: &Sid| state.user(*sid).map_or(Class::Guest, |user| user.class);
+            let history = if entering.is_empty() { 0 } else { kept };
+            Some(Read {
+                classes: entering.iter().map(|sid| (*sid, class(sid))).collect(),
+                history: {
+                    let mut last: Vec<Said> = state.history().rev().take(history).cloned().collect();
+                    last.reverse();
+                    last
+                },
+                topic: state.topic().map(ToOwned::to_owned),
+                is_all: effects.len() as u64 == left,
+                effects,
+            })
+        })
+    }
+
+    fn effect(&mut self, effect: &Effect, read: &Read) {
+        match effect {
+            Effect::Lent { front, block } => {
+                if *front == self.me && self.is_borrowing {
+                    self.is_borrowing = false;
+                    self.sids.push_back(*block);
+                    self.serve_waiting();
+                }
+            }
+            Effect::Joined {
+                sid,
+                front,
+                link,
+                inf,
+            } => self.joined(*sid, *front, *link, inf, read),
+            Effect::Returned {
+                sid,
+                front,
+                link,
+                changes,
+            } => self.returned(*sid, *front, *link, changes.as_deref(), read),
+            Effect::Refused { front, link, refusal } => {
+                if *front == self.me {
+                    self.refused(*link, refusal.clone());
+                }
+            }
+            Effect::Updated { sid, changes } => self.updated(*sid, changes),
+            Effect::Said(said) => {
+                words::put_said(&mut self.lines, said);
+                self.lines_count += 1;
+            }
+            Effect::Left { sid, departure, .. } => self.left(*sid, departure),
+            Effect::Topic { topic } => {
+                let text = topic.as_deref().unwrap_or_default();
+                self.all(words::topic(text).as_bytes());
+                self.all(words::notice(&format!("Topic: {text}")).as_bytes());
+            }
+            Effect::Answered { front, sid, text } => {
+                if *front == self.me {
+                    self.say_to(*sid, text);
+                }
+            }
+        }
+    }
+
+    /// Says something to one user of this member.
+    pub(super) fn say_to(&mut self, sid: Sid, text: &str) {
+        if let Some(link) = self.link_of(sid) {
+            self.seal();
+            let lines = words::notice(text).into();
+            self.order(link, ToWorker::One { link, lines });
+        }
+    }
+
+    fn joined(&mut self, sid: Sid, front: NodeId, link: LinkId, inf: &Arc<str>, read: &Read) {
+        let mut line = BytesMut::new();
+        roster::put_inf(&mut line, sid, inf);
+        self.all(&line);
+        if front == self.me {
+            self.let_in(sid, link, inf, line.freeze(), read, true);
+        }
+        self.roster.put(sid, inf.clone(), Some((front, link)));
+    }
+
+    fn returned(&mut self, sid: Sid, front: NodeId, link: LinkId, changes: Option<&str>, read: &Read) {
+        if let Some(changes) = changes {
+            roster::put_inf(&mut self.lines, sid, changes);
+            self.lines_count += 1;
+        }
+        let inf = match (self.roster.get(sid), changes) {
+            (Some(entry), Some(changes)) => crate::state::merged_inf(&entry.inf, changes).into(),
+            (Some(entry), None) => entry.inf.clone(),
+            // Cannot be: whoever returns was here.
+            (None, changes) => Arc::from(changes.unwrap_or_default()),
+        };
+        self.roster.remove(sid);
+        if front == self.me && !matches!(self.clients.get(&link), Some(Client::User { .. })) {
+            let mut line = BytesMut::new();
+            roster::put_inf(&mut line, sid, &inf);
+            self.let_in(sid, link, &inf, line.freeze(), read, false);
+        }
+        self.roster.put(sid, inf, Some((front, link)));
+    }
+
+    /// A client of this member has its place. The roster holds everybody else, and everybody else is told already.
+    fn let_in(&mut self, sid: Sid, link: LinkId, inf: &str, own: Bytes, read: &Read, is_new: bool) {
+        self.seal();
+        if !matches!(
+            self.clients.get(&link),
+            Some(Client::Claiming { is_gone: false, .. })
+        ) {
+            self.clients.remove(&link);
+            let departure = Departure::Left;
+            self.conveyor.put(Event::Leave { sid, departure });
+            return;
+        }
+        self.clients.insert(link, Client::User { sid });
+        let mut welcome = String::new();
+        if let Some(topic) = &read.topic {
+            welcome.push_str(&words::topic(topic));
+            welcome.push_str(&words::notice(&format!("Topic: {topic}")));
+        }
+        // Later lines come as they are said.
+        let before = read.history.iter().filter(|said| said.number < self.cursor);
+        if is_new {
+            welcome.extend(before.map(words::remembered));
+        }
+        let admitted = Admitted {
+            link,
+            sid,
+            class: read.classes.get(&sid).copied().unwrap_or_default(),
+            list: self.roster.list(),
+            own,
+            welcome: welcome.into(),
+            features: roster::features(inf).unwrap_or_default().to_owned(),
+        };
+        self.order(link, ToWorker::Admitted(Box::new(admitted)));
+    }
+
+    fn updated(&mut self, sid: Sid, changes: &str) {
+        roster::put_inf(&mut self.lines, sid, changes);
+        self.lines_count += 1;
+        self.roster.update(sid, changes);
+        if let (Some(features), Some(link)) = (roster::features(changes), self.link_of(sid)) {
+            self.seal();
+            let features = features.to_owned();
+            self.order(link, ToWorker::Features { link, features });
+        }
+    }
+
+    fn left(&mut self, sid: Sid, departure: &Departure) {
+        let by = self.initiator(departure);
+        if let Some(link) = self.link_of(sid) {
+            self.clients.remove(&link);
+            self.seal();
+            let lines = words::last_words(sid, departure, by, super::duties::unix_ms()).into();
+            self.order(link, ToWorker::Close { link, lines });
+        }
+        if self.roster.remove(sid).is_some() {
+            self.all(words::gone(sid, departure, by).as_bytes());
+        }
+    }
+
+    fn initiator(&self, departure: &Departure) -> Option<Sid> {
+        match departure {
+            Departure::Kicked { by, .. } | Departure::Redirected { by, .. } => {
+                let nick = folded(by, &self.limits);
+                let user = |state: &crate::state::AdcState| state.user_by_nick(&nick).map(|user| user.sid);
+                self.replica.local(user)
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes what was told equal to what the directory says, when effects are forgotten: at the start, and after a
+    /// snapshot of another member has replaced the directory.
+    pub(super) fn compare(&mut self) {
+        let (users, next, said) = self.replica.local(|state| {
+            let users: BTreeMap<Sid, _> = state
+                .users()
+                .map(|user| (user.sid, (user.inf.clone(), roster::home(user), user.class)))
+                .collect();
+            let missed = state.history().filter(|said| said.number >= self.cursor);
+            (users, state.next_effect(), missed.cloned().collect::<Vec<_>>())
+        });
+        let is_start = self.roster.len() == 0 && self.clients.is_empty();
+        let gone: Vec<Sid> = self
+            .roster
+            .iter()
+            .map(|(sid, _)| sid)
+            .filter(|sid| !users.contains_key(sid))
+            .collect();
+        for sid in gone {
+            self.left(sid, &Departure::Lost);
+        }
+        self.cursor = next;
+        let read = Read {
+            effects: Vec::new(),
+            classes: users.iter().map(|(sid, user)| (*sid, user.2)).collect(),
+            history: Vec::new(),
+            topic: None,
+            is_all: true,
+        };
+        for (sid, (inf, home, _)) in users {
+            let claimed = home.filter(|(front, link)| *front == self.me && self.is_claiming(*link));
+            match (claimed, self.roster.get(sid)) {
+                (Some((front, link)), None) => self.joined(sid, front, link, &inf, &read),
+                (_, Some(entry)) if entry.inf == inf => self.roster.moved(sid, home),
+                (_, _) if is_start => self.roster.put(sid, inf, home),
+                (..) => {
+                    roster::put_inf(&mut self.lines, sid, &inf);
+                    self.lines_count += 1;
+                    self.roster.put(sid, inf, home);
+                }
+            }
+        }
+        if !is_start {
+            for said in said {
+                words::put_said(&mut self.lines, &said);
+                self.lines_count += 1;
+            }
+        }
+    }
+
+    fn is_claiming(&self, link: LinkId) -> bool {
+        matches!(self.clients.get(&link), Some(Client::Claiming { .. }))
+    }
+}
+
+/// The user that an effect lets in at that front.
+fn enters(effect: &Effect, me: NodeId) -> Option<Sid> {
+    match effect {
+        Effect::Joined { sid, front, .. } | Effect::Returned { sid, front, .. } if *front == me => Some(*sid),
+        _ => None,
+    }
+}

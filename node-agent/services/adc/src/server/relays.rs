@@ -1,0 +1,181 @@
+//! Lines from users of this member for users of others, and the reverse: outside the log, in order, each once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use replication::NodeId;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::link::{Incoming, Link};
+use crate::peer::{Question, Relayed};
+
+/// Bytes that wait for one peer; further lines are dropped.
+const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Lines, and bytes, that go together.
+const BATCH_LINES_MAX: usize = 8192;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// How long a batch waits that did not come through.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// What came of a batch: the peer, and the number of the line that it waits for now, if it came through.
+pub(super) type Passed = (NodeId, Option<u64>);
+
+/// The ways to the peers.
+pub(super) struct Relays {
+    link: Arc<Link>,
+    me: NodeId,
+    epoch: u64,
+    peers: BTreeMap<NodeId, Outgoing>,
+    /// For each peer, its run, and the number of the line that comes next.
+    expected: BTreeMap<NodeId, (u64, u64)>,
+    passed: mpsc::Sender<Passed>,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug, Default)]
+struct Outgoing {
+    /// The peer's run.
+    epoch: u64,
+    first: u64,
+    lines: VecDeque<Relayed>,
+    bytes: usize,
+    is_busy: bool,
+    retry_at: Option<Instant>,
+}
+
+impl Relays {
+    /// Ways without peers, and what comes of batches.
+    pub(super) fn new(
+        link: Arc<Link>,
+        me: NodeId,
+        epoch: u64,
+        tasks: TaskTracker,
+    ) -> (Self, mpsc::Receiver<Passed>) {
+        // Each peer has one batch under way.
+        let (passed, results) = mpsc::channel(64);
+        let relays = Self {
+            link,
+            me,
+            epoch,
+            peers: BTreeMap::new(),
+            expected: BTreeMap::new(),
+            passed,
+            tasks,
+        };
+        (relays, results)
+    }
+
+    /// Takes note of the fronts of others that are open, each with its run. What waits for another run of one was for
+    /// users that are gone.
+    pub(super) fn set_peers(&mut self, fronts: &BTreeMap<NodeId, u64>) {
+        self.peers.retain(|id, _| fronts.contains_key(id));
+        for (id, epoch) in fronts {
+            let peer = self.peers.entry(*id).or_default();
+            if peer.epoch != *epoch {
+                peer.epoch = *epoch;
+                peer.first += peer.lines.len() as u64;
+                peer.lines.clear();
+                peer.bytes = 0;
+            }
+        }
+    }
+
+    /// Queues a line for the users of one peer.
+    pub(super) fn put(&mut self, peer: NodeId, relayed: Relayed) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.put(relayed);
+        }
+    }
+
+    /// Queues a line for the users of all peers.
+    pub(super) fn put_to_all(&mut self, relayed: &Relayed) {
+        for peer in self.peers.values_mut() {
+            peer.put(relayed.clone());
+        }
+    }
+
+    /// Sends what waits for peers to which nothing is under way. `seen` is how many effects were told here.
+    pub(super) fn start(&mut self, seen: u64) {
+        let now = Instant::now();
+        for (id, peer) in &mut self.peers {
+            if peer.is_busy || peer.lines.is_empty() || peer.retry_at.is_some_and(|at| at > now) {
+                continue;
+            }
+            peer.retry_at = None;
+            peer.is_busy = true;
+            let question = Question::Relay {
+                epoch: self.epoch,
+                first: peer.first,
+                seen,
+                from: self.me,
+                lines: peer.batch(),
+            };
+            let (link, passed, id) = (self.link.clone(), self.passed.clone(), *id);
+            self.tasks.spawn(async move {
+                let next = link.relay(id, &question).await;
+                // Fails when the service has ended.
+                passed.send((id, next)).await.ok();
+            });
+        }
+    }
+
+    /// Takes note of what came of a batch.
+    pub(super) fn passed(&mut self, (peer, next): Passed) {
+        let Some(peer) = self.peers.get_mut(&peer) else {
+            return;
+        };
+        peer.is_busy = false;
+        match next {
+            None => peer.retry_at = Some(Instant::now() + RETRY),
+            Some(next) => {
+                while peer.first < next
+                    && let Some(line) = peer.lines.pop_front()
+                {
+                    peer.bytes -= size(&line);
+                    peer.first += 1;
+                }
+            }
+        }
+    }
+
+    /// The lines of a batch that are new, and the number of the next one.
+    pub(super) fn new_lines(&mut self, incoming: &mut Incoming) -> (Vec<Relayed>, u64) {
+        let (first, epoch) = (incoming.first, incoming.epoch);
+        let (known, next) = *self.expected.get(&incoming.from).unwrap_or(&(epoch, first));
+        let next = if known == epoch { next } else { first };
+        let lines = std::mem::take(&mut incoming.lines);
+        let end = first.saturating_add(lines.len() as u64).max(next);
+        self.expected.insert(incoming.from, (epoch, end));
+        let skipped = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
+        (lines.into_iter().skip(skipped).collect(), end)
+    }
+}
+
+impl Outgoing {
+    fn put(&mut self, line: Relayed) {
+        let size = size(&line);
+        if self.bytes + size <= QUEUE_BYTES_MAX {
+            self.bytes += size;
+            self.lines.push_back(line);
+        }
+    }
+
+    fn batch(&self) -> Vec<Relayed> {
+        let mut bytes = 0;
+        let has_room = |line: &&Relayed| {
+            let room = bytes < BATCH_BYTES_MAX;
+            bytes += size(line);
+            room
+        };
+        let taken = self.lines.iter().take(BATCH_LINES_MAX);
+        taken.take_while(has_room).cloned().collect()
+    }
+}
+
+fn size(relayed: &Relayed) -> usize {
+    const FIXED: usize = 64;
+    FIXED + relayed.line.len()
+}

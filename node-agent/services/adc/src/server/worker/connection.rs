@@ -1,0 +1,437 @@
+//! One connection: its session, and what waits to be sent.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::socket::{self, Heard};
+use super::wire::Wire;
+use super::{Admitted, Common};
+use crate::message::{Line, LineReader, Sid, feature_list, swap_sids};
+use crate::server::events::ToHub;
+use crate::server::listener::{Accepted, Place};
+use crate::session::{Input, Origin, Output, Reach, Session, selects_among};
+use crate::state::{Departure, Event, LinkId};
+
+/// Pieces in one write.
+const PIECES_MAX: usize = 64;
+/// Bytes of lines that are encrypted before they are written: what waits for a slow reader is shared with the others.
+const ENCRYPTED_MAX: usize = 64 << 10;
+/// How long a connection that is to be closed is read further: closing it with unread bytes would destroy the last words.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a connection must keep to.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::server) struct Rules {
+    pub(in crate::server) line_bytes_max: usize,
+    pub(in crate::server) queue_bytes_max: usize,
+    pub(in crate::server) slow_reader_max: Duration,
+    pub(in crate::server) keep_alive: Duration,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    link: LinkId,
+    stream: Arc<TcpStream>,
+    reader: AbortHandle,
+    granted: Arc<Notify>,
+    rules: Rules,
+    started: Instant,
+    session: Session,
+    lines: LineReader,
+    /// The SID that the client believes to have, and the one that it has for everybody else, where they differ.
+    alias: Option<(Sid, Sid)>,
+    features: Vec<[u8; 4]>,
+    wire: Wire,
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    /// What of it is encrypted already.
+    records: VecDeque<Bytes>,
+    /// The first piece of the queue was sent in part.
+    is_split: bool,
+    /// Since when nothing could be written.
+    blocked: Option<Instant>,
+    written: Instant,
+    /// When a connection that is being closed is given up.
+    closing: Option<Instant>,
+    /// All of TLS is said.
+    is_ended: bool,
+    is_shut: bool,
+    _place: Place,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Connection {
+    pub(super) fn open(
+        accepted: Accepted,
+        common: &Common,
+        tasks: &TaskTracker,
+        hear: &mpsc::Sender<(LinkId, Heard)>,
+    ) -> io::Result<Self> {
+        let stream = Arc::new(TcpStream::from_std(accepted.stream)?);
+        let granted = Arc::new(Notify::new());
+        let (link, address) = (accepted.link, accepted.address);
+        let reader = tasks.spawn(socket::read(link, stream.clone(), hear.clone(), granted.clone()));
+        let now = Instant::now();
+        Ok(Self {
+            link,
+            stream,
+            reader: reader.abort_handle(),
+            granted,
+            rules: common.rules,
+            started: now,
+            session: Session::new(common.settings.clone(), Origin { address }),
+            lines: LineReader::new(common.rules.line_bytes_max),
+            alias: None,
+            features: Vec::new(),
+            wire: Wire::new(common.tls.clone()),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            records: VecDeque::new(),
+            is_split: false,
+            blocked: None,
+            written: now,
+            closing: None,
+            is_ended: false,
+            is_shut: false,
+            _place: accepted.place,
+        })
+    }
+
+    pub(super) fn is_user(&self) -> bool {
+        self.session.is_normal() && self.closing.is_none()
+    }
+
+    pub(super) const fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// The SID that the client believes to have.
+    pub(super) fn sid(&self) -> Option<Sid> {
+        self.session.sid()
+    }
+
+    pub(super) fn set_features(&mut self, list: &str) {
+        let features = feature_list(list).filter_map(|feature| feature.as_bytes().try_into().ok());
+        self.features = features.collect();
+    }
+
+    pub(super) fn is_selected(&self, selection: &str) -> bool {
+        selects_among(selection, &self.features)
+    }
+
+    /// Takes bytes from the socket in.
+    ///
+    /// # Errors
+    /// When they are no protocol of this port.
+    pub(super) fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.closing.is_none() {
+            let mut plain = Vec::new();
+            self.wire.take_in(bytes, &mut plain)?;
+            self.lines.push(&plain);
+        }
+        Ok(())
+    }
+
+    /// Lets more be read.
+    pub(super) fn read_on(&self) {
+        self.granted.notify_one();
+    }
+
+    /// Handles the lines that came; whether more may be read.
+    pub(super) fn take_lines(&mut self, to_hub: &mut Vec<ToHub>) -> bool {
+        while self.closing.is_none() {
+            if self.session.is_waiting() {
+                return false;
+            }
+            match self.lines.next_line() {
+                Some(Ok(line)) => self.handle(Input::Line(&line), to_hub),
+                Some(Err(_)) => self.handle(Input::LineTooLong, to_hub),
+                None => return true,
+            }
+        }
+        // What comes now is read and forgotten.
+        true
+    }
+
+    /// Tells the session something, and does what it says.
+    pub(super) fn handle(&mut self, input: Input<'_>, to_hub: &mut Vec<ToHub>) {
+        let now = Instant::now().duration_since(self.started);
+        for output in self.session.handle(now, input) {
+            self.carry_out(output, to_hub);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output, to_hub: &mut Vec<ToHub>) {
+        let link = self.link;
+        match output {
+            Output::Send(line) => self.sends(line.into()),
+            Output::NeedSid { offer } => to_hub.push(ToHub::NeedSid {
+                link,
+                offer,
+                address: self.session.address(),
+            }),
+            Output::LookUp { nick } => to_hub.push(ToHub::LookUp { link, nick }),
+            Output::Claim(login) => to_hub.push(ToHub::Claim { link, login }),
+            Output::Update(fields) => {
+                let sid = self.real_sid();
+                to_hub.push(ToHub::Event(Event::Update { sid, fields }));
+            }
+            Output::Say { text, third_person } => {
+                let sid = self.real_sid();
+                to_hub.push(ToHub::Event(Event::Say {
+                    sid,
+                    text,
+                    third_person,
+                }));
+            }
+            Output::Command(text) => to_hub.push(ToHub::Command { link, text }),
+            Output::Relay { reach, line } => to_hub.push(self.relay(reach, line)),
+            Output::Close(departure) => {
+                self.close();
+                to_hub.push(ToHub::Ended { link, departure });
+            }
+        }
+    }
+
+    /// The SID that it has for everybody else.
+    fn real_sid(&self) -> Sid {
+        match self.alias {
+            Some((_, real)) => real,
+            None => self.session.sid().unwrap_or(Sid::NOBODY),
+        }
+    }
+
+    fn relay(&self, reach: Reach, line: String) -> ToHub {
+        let link = self.link;
+        let Some((given, real)) = self.alias else {
+            return ToHub::Relay { link, reach, line };
+        };
+        let swapped = |sid| if sid == given { real } else { sid };
+        let reach = match reach {
+            Reach::One(sid) => Reach::One(swapped(sid)),
+            Reach::Echo(sid) => Reach::Echo(swapped(sid)),
+            reach => reach,
+        };
+        let line = String::from_utf8_lossy(&swap_sids(line.as_bytes(), given, real)).into_owned();
+        ToHub::Relay { link, reach, line }
+    }
+
+    pub(super) fn admit(&mut self, admitted: Admitted, to_hub: &mut Vec<ToHub>) {
+        let given = self.session.sid().unwrap_or(Sid::NOBODY);
+        self.alias = (given != admitted.sid).then_some((given, admitted.sid));
+        self.set_features(&admitted.features);
+        for lines in admitted.list {
+            self.hub_sends(lines);
+        }
+        self.hub_sends(admitted.own);
+        self.handle(Input::Admitted(admitted.class), to_hub);
+        if !admitted.welcome.is_empty() {
+            self.hub_sends(admitted.welcome);
+        }
+    }
+
+    /// Sends lines as everybody sees them.
+    pub(super) fn hub_sends(&mut self, lines: Bytes) {
+        let lines = match self.alias {
+            Some((given, real)) => swap_sids(&lines, given, real).into(),
+            None => lines,
+        };
+        self.sends(lines);
+    }
+
+    /// Sends lines as they are.
+    pub(super) fn sends(&mut self, lines: Bytes) {
+        if self.closing.is_none() && !lines.is_empty() {
+            self.queued_bytes += lines.len();
+            self.queue.push_back(lines);
+        }
+    }
+
+    /// Closes the connection once everything is sent. Nothing more is handled or queued.
+    pub(super) fn close(&mut self) {
+        if self.closing.is_none() {
+            self.closing = Some(Instant::now() + LINGER);
+            // Whatever comes is read and forgotten.
+            self.lines = LineReader::new(0);
+            self.granted.notify_one();
+        }
+    }
+
+    pub(super) fn unblock(&mut self) {
+        self.blocked = None;
+    }
+
+    /// Writes what waits, as far as the socket takes it; whether the connection lives.
+    pub(super) fn write(
+        &mut self,
+        link: LinkId,
+        tasks: &TaskTracker,
+        hear: &mpsc::Sender<(LinkId, Heard)>,
+    ) -> bool {
+        if self.blocked.is_some() {
+            return true;
+        }
+        while self.has_more() {
+            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+            let mut used = 0;
+            let waiting = if self.wire.is_tls() {
+                &self.records
+            } else {
+                &self.queue
+            };
+            for (piece, bytes) in pieces.iter_mut().zip(waiting) {
+                *piece = IoSlice::new(bytes);
+                used += 1;
+            }
+            match self.stream.try_write_vectored(&pieces[..used]) {
+                Ok(0) => return false,
+                Ok(length) => self.sent(length),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = Some(Instant::now());
+                    tasks.spawn(socket::wait_writable(link, self.stream.clone(), hear.clone()));
+                    return true;
+                }
+                Err(_) => return false,
+            }
+        }
+        // Bursts leave no memory behind.
+        if self.queue.capacity() > PIECES_MAX {
+            self.queue.shrink_to(4);
+        }
+        if self.is_ended && !std::mem::replace(&mut self.is_shut, true) {
+            // Fails when the client is gone already.
+            socket2::SockRef::from(&*self.stream)
+                .shutdown(Shutdown::Write)
+                .ok();
+        }
+        true
+    }
+
+    /// Whether something is to be written; encrypts what has to be.
+    fn has_more(&mut self) -> bool {
+        if self.queue.is_empty() && self.closing.is_some() && !std::mem::replace(&mut self.is_ended, true) {
+            self.wire.end();
+        }
+        if !self.wire.is_tls() {
+            return !self.queue.is_empty();
+        }
+        while self.records.is_empty() {
+            if let Some(records) = self.wire.outgoing() {
+                self.records.push_back(records);
+            } else if let Some(mut lines) = self.queue.pop_front() {
+                let now = lines.split_to(lines.len().min(ENCRYPTED_MAX));
+                self.queued_bytes -= now.len();
+                self.wire.encrypt(&now);
+                self.is_split = !lines.is_empty();
+                if self.is_split {
+                    self.queue.push_front(lines);
+                }
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn sent(&mut self, length: usize) {
+        self.written = Instant::now();
+        if self.wire.is_tls() {
+            consume(&mut self.records, length);
+        } else {
+            self.queued_bytes -= length;
+            self.is_split = consume(&mut self.queue, length);
+        }
+    }
+
+    /// Whether more waits than may wait.
+    pub(super) fn is_too_slow(&self, queue_bytes_max: usize) -> bool {
+        self.closing.is_none() && self.queued_bytes > queue_bytes_max
+    }
+
+    /// Drops a user that reads too slowly, with what waits for it but a line that was begun.
+    pub(super) fn give_up(&mut self, to_hub: &mut Vec<ToHub>) {
+        let text = "You read too slowly";
+        let begun = self.queue.pop_front().filter(|_| self.is_split);
+        self.queue.clear();
+        if let Some(begun) = begun {
+            let end = begun.iter().position(|byte| *byte == b'\n');
+            self.queue
+                .push_back(begun.slice(..end.map_or(begun.len(), |end| end + 1)));
+        }
+        self.queued_bytes = self.queue.iter().map(Bytes::len).sum();
+        let sid = self.session.sid().unwrap_or(Sid::NOBODY);
+        let quit = Line::new(&format!("IQUI {sid}"))
+            .named("MS", text)
+            .named("TL", SLOW_RETRY_S);
+        self.sends(quit.end().into());
+        self.close();
+        to_hub.push(ToHub::Ended {
+            link: self.link,
+            departure: Departure::Dropped {
+                reason: "read too slowly".to_owned(),
+            },
+        });
+    }
+
+    /// Whether a connection that is being closed has lingered long enough.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.closing.is_some_and(|until| until <= now)
+    }
+
+    /// Looks at the time; whether something is to be written.
+    pub(super) fn tick(&mut self, now: Instant, to_hub: &mut Vec<ToHub>) -> bool {
+        if self.closing.is_some() {
+            return false;
+        }
+        let is_stuck = self
+            .blocked
+            .is_some_and(|since| now - since > self.rules.slow_reader_max);
+        if is_stuck {
+            self.give_up(to_hub);
+            return true;
+        }
+        if let Some(deadline) = self.session.deadline() {
+            if self.started + deadline <= now {
+                self.handle(Input::Deadline, to_hub);
+                return true;
+            }
+            return false;
+        }
+        if self.queue.is_empty() && now - self.written >= self.rules.keep_alive {
+            self.sends(Bytes::from_static(b"\n"));
+            return true;
+        }
+        false
+    }
+}
+
+/// Takes what was sent off a queue; whether its first piece was sent in part.
+fn consume(queue: &mut VecDeque<Bytes>, mut length: usize) -> bool {
+    while let Some(first) = queue.front_mut() {
+        if length < first.len() {
+            first.advance(length);
+            return length > 0;
+        }
+        length -= first.len();
+        queue.pop_front();
+    }
+    false
+}
+
+/// Seconds after which a user that read too slowly may come back.
+const SLOW_RETRY_S: u64 = 30;

@@ -1,0 +1,93 @@
+//! How a session ends that the hub does not want: a status, and a QUI that says whether and when to come back.
+
+use super::{Phase, Session};
+use crate::message::{Line, Sid};
+use crate::state::{Departure, Refusal};
+
+/// Seconds after which a client may try a full hub again, as in uhub.
+const FULL_RETRY_S: i64 = 600;
+/// Seconds after which a client tries again when somebody with its CID is connected: by then a dead connection is
+/// noticed.
+const TAKEN_RETRY_S: i64 = 20;
+
+impl Session {
+    /// Ends the session with a status, and a QUI that says when to come back (-1: never).
+    pub(super) fn refuse(&mut self, status: Line, text: &str, retry_s: Option<i64>) {
+        let mut quit = Line::new(&format!("IQUI {}", self.sid)).named("MS", text);
+        if let Some(retry) = retry_s {
+            quit = quit.named("TL", retry);
+        }
+        self.send(status);
+        self.send(quit);
+        self.close(Departure::Dropped {
+            reason: text.to_owned(),
+        });
+    }
+
+    pub(super) fn refuse_code(&mut self, code: u16, text: &str, retry_s: Option<i64>) {
+        self.refuse(Line::new(&format!("ISTA {code}")).arg(text), text, retry_s);
+    }
+
+    pub(super) fn timed_out(&mut self) {
+        if self.sid == Sid::NOBODY {
+            // A probe, or something that is no ADC client: nothing to say to it.
+            self.close(Departure::Dropped {
+                reason: "said nothing".to_owned(),
+            });
+        } else if matches!(self.phase, Phase::AwaitClaim) {
+            // The group has no leader now. Soon it has.
+            self.refuse_code(210, "The hub cannot let you in right now", Some(2));
+        } else {
+            self.refuse_code(220, "You took too long to log in", None);
+        }
+    }
+
+    fn refuse_full(&mut self) {
+        let text = "The hub is full";
+        self.send(Line::new("ISTA 211").arg(text));
+        let quit = Line::new(&format!("IQUI {}", self.sid))
+            .named("MS", text)
+            .named("TL", FULL_RETRY_S);
+        self.send(match &self.settings.redirect_when_full {
+            Some(address) => quit.named("RD", address.clone()),
+            None => quit,
+        });
+        self.close(Departure::Dropped {
+            reason: text.to_owned(),
+        });
+    }
+
+    pub(super) fn refused(&mut self, refusal: Refusal) {
+        if !matches!(self.phase, Phase::AwaitClaim) {
+            return;
+        }
+        match refusal {
+            Refusal::Full => self.refuse_full(),
+            Refusal::NickTaken => self.refuse_code(222, "Somebody has this nick", None),
+            Refusal::CidTaken => {
+                self.refuse_code(224, "You are connected already", Some(TAKEN_RETRY_S));
+            }
+            // Neither is the client's fault: the next try goes well.
+            Refusal::SidTaken | Refusal::PasswordNeeded => {
+                self.refuse_code(220, "Please log in again", Some(1))
+            }
+            Refusal::RegisteredOnly => {
+                self.refuse_code(226, "Only registered users may come in", Some(-1));
+            }
+            Refusal::Banned { reason, left_s } => {
+                let (code, retry) = match left_s {
+                    None => (231, -1),
+                    Some(left) => (232, i64::try_from(left).unwrap_or(i64::MAX)),
+                };
+                let text = format!("You are banned: {reason}");
+                let status = Line::new(&format!("ISTA {code}")).arg(&text);
+                let status = if code == 232 {
+                    status.named("TL", retry)
+                } else {
+                    status
+                };
+                self.refuse(status, &text, Some(retry));
+            }
+        }
+    }
+}
