@@ -238,7 +238,10 @@ fn need(target: &Target) -> Need<'_> {
         | Target::GrantLease
         | Target::KeepAlive(_)
         | Target::Revoke(_) => Need::Somewhere(Level::Write),
-        Target::Extract(server) => Need::On(Level::Write, server),
+        Target::Watch(name) | Target::ReadJournal(name) => Need::On(Level::Read, name),
+        Target::Extract(name) | Target::Append(name) | Target::RemoveJournal(name) => {
+            Need::On(Level::Write, name)
+        }
         Target::Outbox => Need::On(Level::Admin, ""),
     }
 }

@@ -46,6 +46,14 @@ pub enum Target {
     Extract(Arc<str>),
     /// `GET /v1/kv`
     Range,
+    /// `GET /v1/watch/{prefix}`
+    Watch(Arc<str>),
+    /// `POST /v1/journal/{name}`, the entry as the body.
+    Append(Arc<str>),
+    /// `GET /v1/journal/{name}`
+    ReadJournal(Arc<str>),
+    /// `DELETE /v1/journal/{name}`
+    RemoveJournal(Arc<str>),
     /// `POST /v1/txn`
     Transact,
     /// `POST /v1/leases?ttlSeconds=N`
@@ -96,6 +104,8 @@ pub struct Refusal {
     pub sentence: String,
     /// Whether it certainly did not and will not take place although a quorum could not be asked.
     pub timeout: bool,
+    /// The oldest that is still there of what was asked for.
+    pub oldest: Option<u64>,
 }
 
 impl Refusal {
@@ -105,6 +115,7 @@ impl Refusal {
             status,
             sentence: sentence.into(),
             timeout: false,
+            oldest: None,
         }
     }
 
@@ -161,6 +172,15 @@ pub struct Answer {
     /// What the operations of a transaction did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub results: Option<Vec<Row>>,
+    /// The entries of a journal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<Vec<Row>>,
+    /// The number of the entry that was appended, or of the journal's last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// The oldest that is still there of what was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest: Option<u64>,
     /// Whether there are further ones: ask again with `after` as the last key.
     #[serde(skip_serializing_if = "is_false")]
     pub more: bool,
@@ -194,6 +214,7 @@ impl From<&Refusal> for Answer {
     fn from(refusal: &Refusal) -> Self {
         Self {
             timeout: refusal.timeout,
+            oldest: refusal.oldest,
             error: Some(refusal.sentence.clone()),
             ..Self::default()
         }
@@ -343,6 +364,8 @@ fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
         | Target::GrantLease
         | Target::KeepAlive(_)
         | Target::Revoke(_)
+        | Target::Append(_)
+        | Target::RemoveJournal(_)
             if terms.local =>
         {
             refuse("this is always consistent: leave `consistent=false` out")
@@ -350,7 +373,13 @@ fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
         Target::Outcome | Target::Cancel if terms.request.is_none() => {
             refuse("name the request: `session` and `seq`")
         }
-        Target::Get(_) | Target::OpenSession | Target::Outbox | Target::Range | Target::Lease(_)
+        Target::Get(_)
+        | Target::OpenSession
+        | Target::Outbox
+        | Target::Range
+        | Target::Lease(_)
+        | Target::Watch(_)
+        | Target::ReadJournal(_)
             if terms.request.is_some() =>
         {
             refuse("this can always be repeated: leave `session` and `seq` out")

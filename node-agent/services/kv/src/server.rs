@@ -6,6 +6,7 @@ mod conveyor;
 mod disk;
 mod features;
 mod http;
+mod journal;
 mod leases;
 mod link;
 mod listener;
@@ -16,6 +17,7 @@ mod quota;
 mod range;
 mod reads;
 mod remember;
+mod watching;
 mod writes;
 
 use std::net::SocketAddr;
@@ -236,6 +238,8 @@ pub fn detail(
                 "the store holds {} of {quota_bytes} bytes: remove something, or raise storageBytesMax", state.used()
             )),
             "leases": state.leases(),
+            "journals": state.journals(),
+            "journalTail": journal::tail(state),
             "revision": state.revision(),
             "sessions": state.sessions(),
             "outbox": outbox,

@@ -3,6 +3,8 @@
 //! Pure: a command and the log's time in, an outcome out. Whether a swap takes place is decided here and nowhere else.
 
 mod command;
+mod history;
+mod journal;
 mod leases;
 mod logs;
 mod parts;
@@ -18,6 +20,10 @@ use replication::{LogTime, NodeId, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
 pub use command::{Change, Command, Outcome, Policy, Remembered, Request};
+use history::History;
+pub use history::{Compacted, Event};
+pub use journal::Entry;
+use journal::Journals;
 use leases::Leases;
 pub use leases::Lifetime;
 use logs::Logs;
@@ -98,6 +104,8 @@ pub struct KvState {
     dropped_last: BTreeMap<NodeId, VecDeque<u64>>,
     logs: Logs,
     leases: Leases,
+    history: History,
+    journals: Journals,
     /// Of all keys and values.
     bytes: u64,
 }
@@ -146,6 +154,19 @@ impl KvState {
                 None => Outcome::NoLease,
             },
             Change::Revoke { lease } => self.revoke(lease),
+            Change::Append { journal, value } => {
+                let entry = Entry {
+                    unix_ms: at.unix_ms,
+                    value,
+                };
+                self.journals.append(journal, entry)
+            }
+            Change::RemoveJournal { journal } => match self.journals.remove(&journal) {
+                true => Outcome::Done {
+                    revision: self.revision,
+                },
+                false => differs(None),
+            },
             // It has been done.
             Change::Expire => Outcome::Done {
                 revision: self.revision,
@@ -274,6 +295,11 @@ impl KvState {
         self.leases.unbind(&key);
         self.bytes -= size(&key, &item);
         self.revision += 1;
+        self.history.push(Event {
+            revision: self.revision,
+            key,
+            value: None,
+        });
         Outcome::Done {
             revision: self.revision,
         }
@@ -286,6 +312,11 @@ impl KvState {
 
     fn put(&mut self, key: Arc<str>, value: Value, origin: Origin) -> Outcome {
         self.revision += 1;
+        self.history.push(Event {
+            revision: self.revision,
+            key: key.clone(),
+            value: Some(value.clone()),
+        });
         let item = Item {
             value,
             revision: self.revision,

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::json;
 
-use support::{Answer, Group, eventually};
+use support::{Answer, Events, Group, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_member_takes_any_request() {
@@ -402,4 +402,92 @@ async fn full_store_refuses_what_grows_and_takes_what_frees_space() {
     let key = first.json["items"][0]["key"].as_str().unwrap();
     assert!(group.ask(2, "DELETE", &format!("/v1/kv/{key}"), "").await.valid());
     assert!(group.ask(2, "PUT", "/v1/kv/big/new", &value).await.valid());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_watched_on_every_member() {
+    let mut group = Group::of_three().await;
+    assert!(group.ask(0, "PUT", "/v1/kv/w/a", "1").await.valid());
+    assert!(group.ask(0, "PUT", "/v1/kv/other", "x").await.valid());
+    let leader = group.leader().await;
+    let follower = (leader + 1) % 3;
+    let mut watchers = Vec::new();
+    for number in 0..3 {
+        watchers.push((
+            number,
+            Events::of(group.address(number), "/v1/watch/w/?from=1", "").await,
+        ));
+    }
+    assert!(group.ask(1, "PUT", "/v1/kv/w/b", "2").await.valid());
+    assert!(group.ask(2, "DELETE", "/v1/kv/w/a", "").await.valid());
+    for (_, events) in &mut watchers {
+        let first = events.data().await;
+        assert_eq!(first, json!({"key": "w/a", "value": "1", "revision": 1}));
+        let second = events.data().await;
+        assert_eq!(second, json!({"key": "w/b", "value": "2", "revision": 3}));
+        assert_eq!(events.next("event: ").await, "delete");
+        assert_eq!(events.data().await["revision"], 4);
+    }
+    // The leader ends; the follower's watcher goes on, and one that begins elsewhere misses nothing.
+    group.stop(leader).await;
+    let set = group
+        .ask(follower, "PUT", "/v1/kv/w/c?timeoutMs=20000", "3")
+        .await;
+    assert!(set.valid(), "{set:?}");
+    let (_, events) = &mut watchers[follower];
+    assert_eq!(events.data().await["key"], "w/c");
+    let last = (leader + 2) % 3;
+    let mut resumed = Events::of(group.address(last), "/v1/watch/w/", "Last-Event-ID: 3\r\n").await;
+    assert_eq!(resumed.data().await["revision"], 4);
+    assert_eq!(resumed.data().await["key"], "w/c");
+    let mut exact = Events::of(group.address(last), "/v1/watch/w/c?exact=true&from=1", "").await;
+    assert_eq!(exact.data().await["key"], "w/c");
+    // From now on only; and where the past is forgotten that is said.
+    let mut now = Events::of(group.address(last), "/v1/watch", "").await;
+    now.next(": watching").await;
+    let value = "x".repeat(64 << 10);
+    for _ in 0..150 {
+        let set = group
+            .ask(last, "PUT", "/v1/kv/w/large?timeoutMs=20000", &value)
+            .await;
+        assert!(set.valid(), "{set:?}");
+    }
+    assert_eq!(now.data().await["key"], "w/large");
+    let gone = group.ask(last, "GET", "/v1/watch/w/?from=1", "").await;
+    assert_eq!(gone.status, 410, "{gone:?}");
+    assert!(gone.json["oldest"].as_u64().unwrap() > 5, "{gone:?}");
+    let bad = group.ask(last, "GET", "/v1/watch/?limit=3", "").await;
+    assert_eq!(bad.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journals_are_appended_to_and_read() {
+    let group = Group::of_three().await;
+    let session = group.ask(0, "POST", "/v1/sessions", "").await.json["session"].clone();
+    let path = format!("/v1/journal/audit?session={session}&seq=1");
+    for number in 0..3 {
+        let appended = group.ask(number, "POST", &path, "first").await;
+        assert_eq!((appended.valid(), &appended.json["index"]), (true, &json!(1)));
+    }
+    let appended = group.ask(1, "POST", "/v1/journal/audit", "second").await;
+    assert_eq!(appended.json["index"], 2);
+    for query in ["", "&consistent=false"] {
+        eventually("the entries are there", async || {
+            let read = group
+                .ask(2, "GET", &format!("/v1/journal/audit?limit=1{query}"), "")
+                .await;
+            read.json["more"] == true && read.json["entries"][0]["value"] == "first"
+        })
+        .await;
+    }
+    let rest = group.ask(0, "GET", "/v1/journal/audit?from=2", "").await;
+    assert_eq!(rest.json["entries"][0]["index"], 2);
+    assert_eq!(
+        group.ask(0, "GET", "/v1/journal/audit?from=0", "").await.status,
+        410
+    );
+    let absent = group.ask(0, "GET", "/v1/journal/none", "").await;
+    assert_eq!((absent.status, absent.valid()), (200, false));
+    assert!(group.ask(0, "DELETE", "/v1/journal/audit", "").await.valid());
+    assert!(!group.ask(1, "GET", "/v1/journal/audit", "").await.valid());
 }

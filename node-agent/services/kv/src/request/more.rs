@@ -20,6 +20,10 @@ pub struct More {
     pub after: Option<Arc<str>>,
     /// `limit`: how many, at most.
     pub limit: Option<usize>,
+    /// `from`: this revision, or this entry, and later ones.
+    pub from: Option<u64>,
+    /// `exact=true`: the one key of this name.
+    pub exact: bool,
     /// `ttlSeconds`
     pub ttl: Option<Duration>,
     /// `lease`
@@ -28,7 +32,7 @@ pub struct More {
 
 /// Which parameters there are, and who takes them.
 pub(super) const PARAMETERS: &str = "consistent, blocking, timeoutMs, session, seq, first and floor; wholeLines for logs; \
-                                     prefix, after and limit for ranges; ttlSeconds and lease for values that end by \
+                                     prefix, after and limit for ranges; from and exact for watching; from and limit for journals; ttlSeconds and lease for values that end by \
                                      themselves";
 
 /// Ten years: who wants more, wants no lifetime.
@@ -47,6 +51,8 @@ impl More {
                 let limit = number(name, value, 1..=LIMIT_MAX)?;
                 self.limit = usize::try_from(limit).ok();
             }
+            "from" => self.from = Some(number(name, value, 0..=u64::MAX)?),
+            "exact" => self.exact = boolean(name, value)?,
             "ttlSeconds" => {
                 self.ttl = Some(Duration::from_secs(number(name, value, 1..=TTL_SECONDS_MAX)?));
             }
@@ -59,6 +65,8 @@ impl More {
     /// Refuses what the target does not take, and what makes no sense together.
     pub(super) fn check(&self, target: &Target, local: bool) -> Result<(), Refusal> {
         let is_range = matches!(target, Target::Range);
+        let is_watch = matches!(target, Target::Watch(_));
+        let is_journal = matches!(target, Target::ReadJournal(_));
         let is_set = matches!(target, Target::Set(_) | Target::Swap(_));
         for (name, is_given, is_taken) in [
             (
@@ -68,7 +76,9 @@ impl More {
             ),
             ("prefix", self.prefix.is_some(), is_range),
             ("after", self.after.is_some(), is_range),
-            ("limit", self.limit.is_some(), is_range),
+            ("limit", self.limit.is_some(), is_range || is_journal),
+            ("from", self.from.is_some(), is_watch || is_journal),
+            ("exact", self.exact, is_watch),
             (
                 "ttlSeconds",
                 self.ttl.is_some(),

@@ -1,5 +1,7 @@
 //! The paths besides those of keys.
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 
 use super::{Refusal, Target, name_of, not_allowed};
@@ -18,6 +20,22 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Refusal> {
             return Err(no_such_path());
         };
         return only(Method::POST, Target::Extract(name_of(server, "server")?));
+    }
+    if let Some(prefix) = path.strip_prefix("/v1/watch") {
+        let prefix = match prefix {
+            "" | "/" => Arc::default(),
+            named => name_of(named.strip_prefix('/').ok_or_else(no_such_path)?, "prefix")?,
+        };
+        return only(Method::GET, Target::Watch(prefix));
+    }
+    if let Some(name) = path.strip_prefix("/v1/journal/") {
+        let name = name_of(name, "journal")?;
+        return match *method {
+            Method::GET => Ok(Target::ReadJournal(name)),
+            Method::POST => Ok(Target::Append(name)),
+            Method::DELETE => Ok(Target::RemoveJournal(name)),
+            _ => Err(not_allowed("a journal takes GET, POST and DELETE")),
+        };
     }
     if let Some(rest) = path.strip_prefix("/v1/leases/") {
         if let Some(id) = rest.strip_suffix("/keepalive") {
@@ -51,6 +69,6 @@ fn no_such_path() -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         "there is no such path: keys are at /v1/kv/{key}, ranges of them at /v1/kv; there are /v1/txn, /v1/leases, \
-         /v1/logs/{server}/extract, /v1/sessions, /v1/outcome, /v1/cancel and /v1/outbox besides",
+         /v1/watch/{prefix}, /v1/journal/{name}, /v1/logs/{server}/extract, /v1/sessions, /v1/outcome, /v1/cancel and /v1/outbox besides",
     )
 }

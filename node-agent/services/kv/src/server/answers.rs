@@ -121,6 +121,11 @@ pub(super) fn of(outcome: &Outcome) -> Answer {
             results: Some(made.iter().map(Row::from).collect()),
             ..Answer::default()
         },
+        Outcome::Appended { index } => Answer {
+            valid: true,
+            index: Some(*index),
+            ..Answer::default()
+        },
         Outcome::Leased { lease, ttl_ms } => Answer {
             valid: true,
             lease: Some(*lease),
@@ -139,7 +144,8 @@ pub(super) fn told(outcome: Option<&Outcome>) -> Answer {
             Outcome::Done { .. }
             | Outcome::Extracted { .. }
             | Outcome::Transacted { .. }
-            | Outcome::Leased { .. },
+            | Outcome::Leased { .. }
+            | Outcome::Appended { .. },
         ) => "done",
         Some(Outcome::Cancelled) => "cancelled",
         Some(Outcome::NoSession | Outcome::Forgotten) => "forgotten",

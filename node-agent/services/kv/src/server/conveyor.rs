@@ -220,6 +220,8 @@ fn size(change: &Change) -> usize {
         Change::Swap { key, old, new } => key.len() + old.as_ref().len() + new.as_ref().len(),
         Change::SetFor { key, value, .. } => key.len() + value.as_ref().len(),
         Change::SwapFor { key, old, new, .. } => key.len() + old.as_ref().len() + new.as_ref().len(),
+        Change::Append { journal, value } => journal.len() + value.as_ref().len(),
+        Change::RemoveJournal { journal } => journal.len(),
         Change::Transact(transaction) => transaction.bytes(),
         Change::Open { .. }
         | Change::Cancel

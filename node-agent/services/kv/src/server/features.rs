@@ -4,26 +4,39 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
+use replication::Shutdown;
 
 use super::Context;
-use super::http::{Content, JSON_FACTOR, body, check_size};
+use super::http::{Content, JSON_FACTOR, body, check_size, last_event_id};
 use crate::access::{Grant, Level};
 use crate::request::{self, Answer, Refusal, Target, Terms};
-use crate::state::Change;
+use crate::state::{Change, Value};
 
 /// What a transaction's keys and values may be together, in values.
 const TRANSACTION_FACTOR: usize = 2;
 
 /// Carries a request out whose target the caller may use, as far as the head tells.
 pub(super) async fn carry_out(
-    context: &Context,
+    context: &Arc<Context>,
     grant: &Grant,
     target: Target,
     terms: &Terms,
     request: Request<Incoming>,
+    until: Shutdown,
 ) -> Result<Content, Refusal> {
     let value_bytes_max = context.value_bytes_max;
     let answer = match target {
+        Target::Watch(prefix) => {
+            let seen = last_event_id(&request)?;
+            let events = context.watch(prefix, terms, seen, until).await?;
+            return Ok(Content::Events(events));
+        }
+        Target::Append(journal) => {
+            let value = Value::from(&body(request, value_bytes_max).await?[..]);
+            context.change(Change::Append { journal, value }, terms).await?
+        }
+        Target::ReadJournal(name) => context.read_journal(name, terms).await?,
+        Target::RemoveJournal(journal) => context.change(Change::RemoveJournal { journal }, terms).await?,
         Target::Range => {
             grant.check(Level::Read, terms.more.prefix.as_deref().unwrap_or_default())?;
             context.range(terms).await

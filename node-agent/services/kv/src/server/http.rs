@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use http_body_util::{BodyExt as _, Either, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -50,7 +54,10 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// For answers that are under way at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-type Reply = Response<Full<Bytes>>;
+/// Frames of a stream that has no end of its own.
+type Events = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+
+type Reply = Response<Either<Full<Bytes>, Events>>;
 
 /// The connections of this member, on all its listeners.
 pub(super) struct Connections {
@@ -124,9 +131,11 @@ async fn conversation(
     context: Arc<Context>,
     until: Shutdown,
 ) {
+    let closing = until.clone();
     let service = service_fn(move |request| {
         let context = context.clone();
-        async move { Ok::<_, Infallible>(answer(&context, request).await) }
+        let until = closing.clone();
+        async move { Ok::<_, Infallible>(answer(&context, request, until).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -147,8 +156,9 @@ async fn conversation(
     }
 }
 
-async fn answer(context: &Context, request: Request<Incoming>) -> Reply {
-    match carry_out(context, request).await {
+async fn answer(context: &Arc<Context>, request: Request<Incoming>, until: Shutdown) -> Reply {
+    match carry_out(context, request, until).await {
+        Ok(Content::Events(events)) => stream(events),
         Ok(Content::Answer(answer)) => {
             let status = if answer.remembered && answer.timeout {
                 StatusCode::ACCEPTED
@@ -165,7 +175,7 @@ async fn answer(context: &Context, request: Request<Incoming>) -> Reply {
 }
 
 fn reply(status: StatusCode, json: Vec<u8>) -> Reply {
-    let mut response = Response::new(Full::new(json.into()));
+    let mut response = Response::new(Either::Left(Full::new(json.into())));
     *response.status_mut() = status;
     if status == StatusCode::UNAUTHORIZED {
         // RFC 9110 §11.6.1: a 401 names the scheme that would do.
@@ -178,17 +188,32 @@ fn reply(status: StatusCode, json: Vec<u8>) -> Reply {
     response
 }
 
+/// Server-sent events, until one of both ends has had enough.
+fn stream(events: BoxStream<'static, Bytes>) -> Reply {
+    let frames = events.map(|piece| Ok(Frame::data(piece)));
+    let mut response = Response::new(Either::Right(StreamBody::new(frames.boxed())));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 /// What a request is answered with.
 #[expect(
     clippy::large_enum_variant,
     reason = "it is made once for a request, and taken apart at once"
 )]
 pub(super) enum Content {
+    Events(BoxStream<'static, Bytes>),
     Answer(Answer),
     Json(serde_json::Value),
 }
 
-async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Content, Refusal> {
+async fn carry_out(
+    context: &Arc<Context>,
+    request: Request<Incoming>,
+    until: Shutdown,
+) -> Result<Content, Refusal> {
     let uri = request.uri();
     let Head { target, terms } = request::head(request.method(), uri.path(), uri.query())?;
     let grant = context.access.grant(request.headers())?;
@@ -230,7 +255,7 @@ async fn carry_out(context: &Context, request: Request<Incoming>) -> Result<Cont
         Target::Outcome => shown_to(&grant, context.outcome(&terms).await),
         Target::Cancel => shown_to(&grant, context.cancel(&terms).await?),
         Target::Outbox => return Ok(Content::Json(context.memory.describe(OUTBOX_ROWS_MAX))),
-        other => return features::carry_out(context, &grant, other, &terms, request).await,
+        other => return features::carry_out(context, &grant, other, &terms, request, until).await,
     };
     Ok(Content::Answer(answer))
 }
@@ -246,6 +271,17 @@ fn shown_to(grant: &Grant, answer: Answer) -> Answer {
         results: None,
         ..answer
     }
+}
+
+/// The last event that a client got on an earlier connection (HTML Living Standard, 9.2.4).
+pub(super) fn last_event_id(request: &Request<Incoming>) -> Result<Option<u64>, Refusal> {
+    let Some(id) = request.headers().get("last-event-id") else {
+        return Ok(None);
+    };
+    let revision = id.to_str().ok().and_then(|id| id.parse().ok());
+    revision
+        .map(Some)
+        .ok_or_else(|| Refusal::bad("`Last-Event-ID` is no revision"))
 }
 
 pub(super) fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refusal> {

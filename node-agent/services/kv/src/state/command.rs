@@ -111,6 +111,18 @@ pub enum Change {
     },
     /// Ends what is due; every command does.
     Expire,
+    /// Appends an entry to a journal.
+    Append {
+        /// The journal's name.
+        journal: Arc<str>,
+        /// What the entry says.
+        value: Value,
+    },
+    /// Removes a journal.
+    RemoveJournal {
+        /// The journal's name.
+        journal: Arc<str>,
+    },
 }
 
 /// A write that a member accepted without a quorum.
@@ -225,4 +237,9 @@ pub enum Outcome {
     },
     /// Nothing was done: there is no such lease (any more).
     NoLease,
+    /// The entry was appended.
+    Appended {
+        /// Its number in its journal, from 1.
+        index: u64,
+    },
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use replication::{NodeId, RestoreError};
 use serde::{Deserialize, Serialize};
 
+use super::history::History;
 use super::session::Sessions;
 use super::{Item, KvState, SNAPSHOT_VERSION, size};
 
@@ -25,6 +26,8 @@ struct Store {
 const DROPPED_LAST: u8 = 1;
 const LOGS: u8 = 2;
 const LEASES: u8 = 3;
+const HISTORY: u8 = 4;
+const JOURNALS: u8 = 5;
 
 /// The state as bytes.
 pub(super) fn write(state: &KvState) -> Vec<u8> {
@@ -49,6 +52,14 @@ pub(super) fn write(state: &KvState) -> Vec<u8> {
         bytes.push(LEASES);
         bytes = to_bytes(bytes, &state.leases);
     }
+    if !state.history.is_empty() {
+        bytes.push(HISTORY);
+        bytes = to_bytes(bytes, &state.history);
+    }
+    if !state.journals.is_empty() {
+        bytes.push(JOURNALS);
+        bytes = to_bytes(bytes, &state.journals);
+    }
     bytes
 }
 
@@ -71,6 +82,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
         sessions: store.sessions,
         merged: store.merged,
         dropped: store.dropped,
+        // A snapshot of an earlier version has no history.
+        history: History::after(store.revision),
         ..KvState::default()
     };
     if *version == 1 && !rest.is_empty() {
@@ -81,6 +94,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
             DROPPED_LAST => put(part, &mut state.dropped_last)?,
             LOGS => put(part, &mut state.logs)?,
             LEASES => put(part, &mut state.leases)?,
+            HISTORY => put(part, &mut state.history)?,
+            JOURNALS => put(part, &mut state.journals)?,
             other => {
                 return Err(error(format!(
                     "part {other} of the snapshot is of a later version of this program"
@@ -89,6 +104,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
         };
     }
     state.leases.index();
+    state.history.index();
+    state.journals.index();
     Ok(state)
 }
 

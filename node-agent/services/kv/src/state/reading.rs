@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use replication::NodeId;
 
-use super::{Change, Item, KvState, Operation, Outcome, Transaction, size};
+use super::{Change, Compacted, Entry, Event, Item, KvState, Operation, Outcome, Transaction, size};
 
 impl KvState {
     /// The present item of a key.
@@ -108,7 +108,43 @@ impl KvState {
     /// What counts against the quota, in bytes.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.bytes
+        self.bytes + self.journals.bytes()
+    }
+
+    /// The changes from a revision on, one for each revision; it may lie in the future.
+    ///
+    /// # Errors
+    /// When older changes than are kept are asked for.
+    pub fn changes(&self, from: u64) -> Result<impl Iterator<Item = &Event>, Compacted> {
+        self.history.since(from)
+    }
+
+    /// The entries of a journal with their numbers, from a number on; none when there is no such journal, an error when
+    /// older ones than are kept are asked for.
+    pub fn journal(
+        &self,
+        name: &str,
+        from: Option<u64>,
+    ) -> Option<Result<impl Iterator<Item = (u64, &Entry)>, Compacted>> {
+        self.journals.read(name, from)
+    }
+
+    /// The number of a journal's last entry; 0 when there is none.
+    #[must_use]
+    pub fn journal_last(&self, name: &str) -> u64 {
+        self.journals.last(name)
+    }
+
+    /// The last entries of all journals together, the oldest first: journal, number, entry.
+    #[must_use]
+    pub fn journal_tail(&self, most: usize) -> Vec<(&str, u64, &Entry)> {
+        self.journals.tail(most)
+    }
+
+    /// How many journals there are.
+    #[must_use]
+    pub fn journals(&self) -> usize {
+        self.journals.count()
     }
 
     /// By how many bytes a change would add to [`KvState::used`], at most.
@@ -123,6 +159,7 @@ impl KvState {
                 let sum = |operations: &[Operation]| operations.iter().map(|one| self.growth_by(one)).sum();
                 u64::max(sum(then), sum(otherwise))
             }
+            Change::Append { value, .. } => value.as_ref().len() as u64,
             _ => 0,
         }
     }

@@ -144,7 +144,8 @@ fn golden_bytes() {
     request(&mut state, 1, 3, Change::Cancel);
     assert_eq!(
         state.snapshot(),
-        b"\x02\x01\x01\x01k\x01v\x01\0\0\0\x01\x01\x01\0\0\0\x01\x03\x03\0\0"
+        b"\x02\x01\x01\x01k\x01v\x01\0\0\0\x01\x01\x01\0\0\0\x01\x03\x03\0\0\
+          \x04\0\x01\x01\x01k\x01\x01v"
     );
 }
 
@@ -169,10 +170,21 @@ fn golden_bytes_of_parts() {
         state.snapshot(),
         b"\x02\x01\x01\x01k\x01v\x01\0\0\0\0\0\x01\x05\x01\x01\
           \x01\x01\x05\x01\x01\
-          \x02\x01\x01s\x01\x01\x01\x81\xe1\xb4\xc4\xa2\x82\x95\xc2\x53\x01\x07\x01\x07"
+          \x02\x01\x01s\x01\x01\x01\x81\xe1\xb4\xc4\xa2\x82\x95\xc2\x53\x01\x07\x01\x07\
+          \x04\0\x01\x01\x01k\x01\x01v"
     );
     let back = KvState::restore(&state.snapshot()).unwrap();
     assert_eq!(back.snapshot(), state.snapshot());
+    let append = Change::Append {
+        journal: "j".into(),
+        value: "e".into(),
+    };
+    assert_eq!(bytes(&append), b"\x0e\x01j\x01e");
+    let remove = Change::RemoveJournal { journal: "j".into() };
+    assert_eq!(bytes(&remove), b"\x0f\x01j");
+    let appended = apply(&mut state, append);
+    assert_eq!(postcard::to_allocvec(&appended).unwrap(), b"\x0c\x01");
+    assert!(state.snapshot().ends_with(b"\x05\x01\x01j\0\x01\0\x01e"));
     let later = [&state.snapshot()[..], b"\xff"].concat();
     assert!(
         KvState::restore(&later)

@@ -240,6 +240,49 @@ pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, body: &st
     .await
 }
 
+/// Server-sent events of one connection.
+pub(crate) struct Events {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// Asks for them.
+    pub(crate) async fn of(address: SocketAddr, path: &str, headers: &str) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Self {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The next line that begins so, without its beginning.
+    pub(crate) async fn next(&mut self, begin: &str) -> String {
+        within("an event", async {
+            loop {
+                if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                    let line = String::from_utf8(line).unwrap();
+                    if let Some(rest) = line.trim_end().strip_prefix(begin) {
+                        return rest.to_owned();
+                    }
+                    continue;
+                }
+                let length = self.stream.read_buf(&mut self.buffer).await.unwrap();
+                assert!(length > 0, "the events ended");
+            }
+        })
+        .await
+    }
+
+    /// The next event's data.
+    pub(crate) async fn data(&mut self) -> Value {
+        serde_json::from_str(&self.next("data: ").await).unwrap()
+    }
+}
+
 async fn send(address: SocketAddr, bytes: &str) -> Answer {
     within("an answer", async {
         let stream = connect(address).await;

@@ -245,9 +245,41 @@ fn golden_bytes_of_lifetimes() {
     let mut state = KvState::default();
     at(&mut state, 0, Change::Grant { ttl_ms: 7 });
     at(&mut state, 0, set_for("k", "", Lifetime::Lease(1)));
-    assert!(
-        state
-            .snapshot()
-            .ends_with(b"\x03\x01\x01\x01\x07\x07\x01\x01k\x01\x01k\x01\x01")
-    );
+    assert!(state.snapshot().ends_with(
+        b"\x03\x01\x01\x01\x07\x07\x01\x01k\x01\x01k\x01\x01\
+                \x04\0\x01\x01\x01k\x01\0"
+    ));
+}
+
+#[test]
+fn changes_are_told_one_for_each_revision() {
+    let mut state = KvState::default();
+    at(&mut state, 0, set_for("a", "1", Lifetime::Millis(5)));
+    let transaction = Transaction {
+        then: vec![operation("b", "2"), operation("c", "3")],
+        ..Transaction::default()
+    };
+    at(&mut state, 1, Change::Transact(transaction));
+    merge(&mut state, vec![remembered(1, "b", None, Policy::Arrival)]);
+    at(&mut state, 5, Change::Expire);
+    at(&mut state, 5, swap("c", "wrong", "4"));
+    let told = |state: &KvState, from| -> Vec<(u64, String, bool)> {
+        let events = state.changes(from).unwrap();
+        events
+            .map(|event| (event.revision, event.key.to_string(), event.value.is_some()))
+            .collect()
+    };
+    let expected = [
+        (1, "a".to_owned(), true),
+        (2, "b".to_owned(), true),
+        (3, "c".to_owned(), true),
+        (4, "b".to_owned(), false),
+        (5, "a".to_owned(), false),
+    ];
+    assert_eq!(told(&state, 1), expected);
+    let restored = KvState::restore(&state.snapshot()).unwrap();
+    assert_eq!(told(&restored, 4), expected[3..]);
+    let old = KvState::restore(b"\x01\x05\0\0\0\0\0").unwrap();
+    assert_eq!(old.changes(5).err(), Some(Compacted { oldest: 6 }));
+    assert_eq!(told(&old, 6), []);
 }
