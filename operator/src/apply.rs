@@ -317,6 +317,27 @@ pub(crate) async fn repair_slice(
     }
 }
 
+/// Deletes a slice as it was seen, and no newer one.
+pub(crate) async fn delete_slice(
+    client: &Client,
+    service: &Validated,
+    found: &EndpointSlice,
+) -> Result<(), Apply> {
+    let api: Api<EndpointSlice> = Api::namespaced(client.clone(), &service.namespace);
+    let params = DeleteParams::default().preconditions(Preconditions {
+        uid: found.metadata.uid.clone(),
+        resource_version: found.metadata.resource_version.clone(),
+    });
+    let name = found.name_any();
+    match api.delete(&name, &params).await {
+        Ok(_) => Ok(()),
+        Err(source) => Err(Apply::Api {
+            what: format!("deleting the endpoint slice {name}"),
+            source,
+        }),
+    }
+}
+
 /// What an action needs to be carried out.
 pub(crate) struct Hands<'a> {
     /// To Kubernetes.

@@ -21,7 +21,9 @@ use serde::Serialize;
 
 use crate::validate::Validated;
 
-pub(crate) use endpoint_slice::{LeaderEndpoint, is_right as is_slice_right, leader_slice};
+pub(crate) use endpoint_slice::{
+    LeaderEndpoint, is_ahead as is_slice_ahead, is_right as is_slice_right, leader_slice,
+};
 pub(crate) use names::{
     MANAGED_BY, MANAGER, admin_address, claim_name, config_map_name, labels, members, ordinal, peer_address,
     pod_name, selector, selector_text, slice_name, slice_name_of, tls_secret_name, token_secret_name,

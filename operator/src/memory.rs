@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kube::runtime::watcher;
 use kube::{Resource, ResourceExt};
+use operator_api::LeaderEpoch;
 use operator_api::membership::{Initialization, Offer};
 use operator_api::resources::GroupStatus;
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ pub(crate) struct Memory {
     pub pruned_for: Option<String>,
     /// Since when a slice has not been right.
     pub slices_wrong_since: BTreeMap<IpFamily, Instant>,
+    /// Since when a slice has claimed a later leader than this one, which serves.
+    pub slices_ahead_since: BTreeMap<IpFamily, (LeaderEpoch, Instant)>,
     /// What was last written as status, and when.
     pub status: Option<(GroupStatus, Instant)>,
     /// Where the group stood, and since when.

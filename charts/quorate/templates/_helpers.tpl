@@ -99,10 +99,10 @@ seccompProfile:
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]
   verbs: [get, list, watch, create, patch]
-# Members may change their group's slice; nobody can give a right that he does not have.
+# Members may change their group's slice; nobody can give a right that he does not have. A forged epoch can only be deleted.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [get, list, watch, create, update, patch]
+  verbs: [get, list, watch, create, update, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, delete]

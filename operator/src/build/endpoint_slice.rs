@@ -79,7 +79,7 @@ pub(crate) fn is_right(
         return false;
     }
     let published = epoch(found);
-    if published.is_some_and(|published| published > leader.epoch) {
+    if is_ahead(found, leader) {
         // Somebody knows more than this operator.
         return true;
     }
@@ -92,6 +92,11 @@ pub(crate) fn is_right(
         && only.addresses == [address.clone()]
         && target == Some(&leader.pod)
         && ready != Some(false)
+}
+
+/// Whether a slice claims a later leader than this one.
+pub(crate) fn is_ahead(found: &EndpointSlice, leader: &LeaderEndpoint) -> bool {
+    epoch(found).is_some_and(|published| published > leader.epoch)
 }
 
 /// The epoch that a slice carries.

@@ -166,6 +166,7 @@ fn slice_is_right_for_its_leader_and_for_later_ones_only() {
     assert!(is_right(&slice, &now));
     // Whoever wrote it knows of a later leader than this operator does.
     assert!(is_right(&slice, &leader("boot-0", "2.9")));
+    assert!(is_slice_ahead(&slice, &leader("boot-0", "2.9")) && !is_slice_ahead(&slice, &now));
     assert!(!is_right(&slice, &leader("boot-0", "3.3")));
     assert!(!is_right(&slice, &leader("boot-0", "10.1")));
     let edits: [fn(&mut k8s_openapi::api::discovery::v1::EndpointSlice); 6] = [

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -19,7 +20,7 @@ use crate::memory::Memory;
 use crate::observe::{self, GroupSecret};
 use crate::plan::{self, Action, Observed, Plan, Progress};
 use crate::status::{self, Report};
-use crate::validate::{Validated, validate};
+use crate::validate::{IpFamily, Validated, validate};
 
 /// Goes once through a resource. Answers when to come back without having been called.
 pub(super) async fn round<K: Group>(
@@ -174,6 +175,7 @@ impl<K: Group> Work<'_, K> {
                 apply::make_slice(client, self.service, family, leader.as_ref()).await?;
                 continue;
             };
+            again = again.min(self.forged_slice(&found, family, leader.as_ref(), memory).await?);
             let wrong = leader
                 .as_ref()
                 .filter(|leader| !build::is_slice_right(&found, self.service, family, leader));
@@ -205,6 +207,43 @@ impl<K: Group> Work<'_, K> {
             .await;
         }
         Ok(again)
+    }
+
+    /// Deletes a slice whose epoch no leader can have written: one that is later than that of a leader who serves on and
+    /// on. Nobody may turn an epoch back, so it is made anew.
+    async fn forged_slice(
+        &self,
+        found: &EndpointSlice,
+        family: IpFamily,
+        leader: Option<&build::LeaderEndpoint>,
+        memory: &mut Memory,
+    ) -> Result<Duration, Apply> {
+        let Some(leader) = leader.filter(|leader| build::is_slice_ahead(found, leader)) else {
+            memory.slices_ahead_since.remove(&family);
+            return Ok(Duration::MAX);
+        };
+        let now = Instant::now();
+        let (epoch, since) = *memory
+            .slices_ahead_since
+            .entry(family)
+            .or_insert((leader.epoch, now));
+        if epoch != leader.epoch {
+            memory.slices_ahead_since.insert(family, (leader.epoch, now));
+            return Ok(FORGED_AFTER);
+        }
+        let patience = FORGED_AFTER.saturating_sub(now - since);
+        if !patience.is_zero() {
+            return Ok(patience);
+        }
+        memory.slices_ahead_since.remove(&family);
+        apply::delete_slice(&self.context.shared.client, self.service, found).await?;
+        let note = format!(
+            "{} claimed a later leader than {}, which leads; it is made anew",
+            build::slice_name(self.service, family),
+            leader.pod
+        );
+        event(self.context, self.resource, Tone::Warning, "RouteRepaired", &note).await;
+        Ok(LOOK_INTERVAL_MOVING)
     }
 
     async fn tell_action(&self) {
@@ -356,6 +395,9 @@ const MOVING: Duration = Duration::from_secs(20);
 
 /// The leader repairs its slice itself, and at once, if it can.
 const REPAIR_AFTER: Duration = Duration::from_secs(2);
+
+/// A later leader would have ended the lease of the one that serves long before.
+const FORGED_AFTER: Duration = Duration::from_secs(10);
 
 /// By then the watch has brought our own write back.
 const STATUS_SETTLES: Duration = Duration::from_secs(5);
