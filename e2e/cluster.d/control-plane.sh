@@ -59,6 +59,7 @@ control_plane() {
         --client-ca-file=pki/ca.crt --token-auth-file=pki/tokens.csv --authorization-mode=Node,RBAC \
         --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/accounts.pub \
         --service-account-signing-key-file=pki/accounts.key --service-cluster-ip-range=10.96.0.0/16 \
+        --audit-policy-file=configuration/audit.yaml --audit-log-path=log/audit.log --audit-log-mode=blocking \
         --allow-privileged=true --enable-admission-plugins=NodeRestriction \
         --kubelet-preferred-address-types=InternalIP --kubelet-client-certificate=pki/api.crt \
         --kubelet-client-key=pki/api.key
@@ -88,6 +89,8 @@ certificates() {
             -extfile <(echo "subjectAltName=DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:localhost,IP:10.96.0.1,IP:$lab_address,IP:127.0.0.1")
     } 2>/dev/null
     identity admin admin system:masters
+    # For an operator whose requests are to be told from the administrator's.
+    identity operator quorate-operator system:masters
     identity kube-controller-manager system:kube-controller-manager
     identity kube-scheduler system:kube-scheduler
     identity kube-proxy system:kube-proxy

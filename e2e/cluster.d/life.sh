@@ -24,7 +24,7 @@ up() {
     # What a killed `up` left behind.
     end
     mkdir -p "$state"/{log,configuration}
-    cp "$here"/cluster.d/{init,start-again,control-plane,node,volumes}.sh "$here"/cluster.d/cluster.yaml "$state/configuration"
+    cp "$here"/cluster.d/{init,start-again,control-plane,node,volumes}.sh "$here"/cluster.d/{cluster,audit}.yaml "$state/configuration"
     local started=$SECONDS
     # It has its own session and none of our files: it must outlive the terminal, and hold no lock.
     (
@@ -170,6 +170,12 @@ load() {
                 inside ctr -a "/run/quorate/$node/containerd.sock" -n k8s.io images import - <"$file" >/dev/null
         done
     done
+}
+
+on_node() {
+    local node=${1:?which node?}
+    shift
+    inside nsenter --net="/run/netns/$node" "$@"
 }
 
 program_stop() {

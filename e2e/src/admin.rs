@@ -6,6 +6,8 @@ use anyhow::{Context, ensure};
 use operator_api::MemberStatus;
 use tokio::runtime::Runtime;
 
+use crate::clock::PATIENCE;
+
 /// How long an answer may take. A paused member takes the connection and never answers.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
@@ -56,9 +58,25 @@ impl Admin {
         accept: &str,
     ) -> anyhow::Result<Reply> {
         let url = format!("http://127.0.0.1:{port}{path}");
+        self.send(self.client.request(method, url).header("accept", accept))
+    }
+
+    /// The same as somebody with a token, at an address with its port, with all the time that a change may take.
+    pub fn change(&self, address: &str, path: &str, token: &str, body: &str) -> anyhow::Result<Reply> {
+        let request = self.client.post(format!("http://{address}{path}"));
+        let request = request.header("content-type", "application/json");
+        self.send(request.bearer_auth(token).body(body.to_owned()).timeout(PATIENCE))
+    }
+
+    fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Reply> {
         self.runtime.block_on(async {
-            let request = self.client.request(method, &url).header("accept", accept);
-            let response = request.send().await.with_context(|| format!("asking {url}"))?;
+            let (client, request) = request.build_split();
+            let request = request.context("making a request")?;
+            let url = request.url().clone();
+            let response = client
+                .execute(request)
+                .await
+                .with_context(|| format!("asking {url}"))?;
             let status = response.status().as_u16();
             let header = response
                 .headers()
@@ -79,14 +97,20 @@ impl Admin {
 
     /// `GET /v1/status`.
     pub fn status(&self, port: u16) -> anyhow::Result<MemberStatus> {
-        let reply = self.get(port, "/v1/status", "application/json")?;
+        self.status_at(&format!("127.0.0.1:{port}"))
+    }
+
+    /// The same at an address with its port.
+    pub fn status_at(&self, address: &str) -> anyhow::Result<MemberStatus> {
+        let url = format!("http://{address}/v1/status");
+        let reply = self.send(self.client.get(url).header("accept", "application/json"))?;
         ensure!(
             reply.status == 200,
-            "/v1/status of port {port} answers {}: {}",
+            "/v1/status of {address} answers {}: {}",
             reply.status,
             reply.body
         );
         serde_json::from_str(&reply.body)
-            .with_context(|| format!("reading /v1/status of port {port}: {}", reply.body))
+            .with_context(|| format!("reading /v1/status of {address}: {}", reply.body))
     }
 }

@@ -82,7 +82,12 @@ impl Client {
 
     /// Starts to download `remote` from the server on `port` of loopback into the file `local`.
     pub fn start(self, port: u16, remote: &str, local: &Path) -> anyhow::Result<Download> {
-        let command = self.command(port, remote, local)?;
+        self.start_at("127.0.0.1", port, remote, local)
+    }
+
+    /// The same from another machine's server.
+    pub fn start_at(self, host: &str, port: u16, remote: &str, local: &Path) -> anyhow::Result<Download> {
+        let command = self.command(host, port, remote, local)?;
         let mut output = local.as_os_str().to_owned();
         output.push(".client-output");
         let process = Process::start(&self.name(), command, PathBuf::from(output))?;
@@ -107,37 +112,36 @@ impl Client {
             .with_context(|| format!("{} downloading {remote}", self.name()))
     }
 
-    fn command(self, port: u16, remote: &str, local: &Path) -> anyhow::Result<Command> {
-        const HOST: &str = "127.0.0.1";
+    fn command(self, host: &str, port: u16, remote: &str, local: &Path) -> anyhow::Result<Command> {
         let port = port.to_string();
         let arguments: Vec<OsString> = match self {
             Self::TftpHpa | Self::TftpHpaNetascii => {
                 let mode = if self == Self::TftpHpa { "binary" } else { "ascii" };
-                words(&["-m", mode, HOST, &port, "-c", "get", remote])
+                words(&["-m", mode, host, &port, "-c", "get", remote])
                     .chain([local.into()])
                     .collect()
             }
             Self::Curl { block_size } => {
-                let (url, size) = (format!("tftp://{HOST}:{port}/{remote}"), block_size.to_string());
+                let (url, size) = (format!("tftp://{host}:{port}/{remote}"), block_size.to_string());
                 words(&["-sS", "--tftp-blksize", &size, &url, "-o"])
                     .chain([local.into()])
                     .collect()
             }
             Self::Atftp => words(&["-g", "-r", remote, "-l"])
                 .chain([local.into()])
-                .chain(words(&[HOST, &port]))
+                .chain(words(&[host, &port]))
                 .collect(),
             Self::AtftpOptions { block_size, window } => {
                 let (size, window) = (format!("blksize {block_size}"), format!("windowsize {window}"));
                 words(&["--option", &size, "--option", &window, "-g", "-r", remote, "-l"])
                     .chain([local.into()])
-                    .chain(words(&[HOST, &port]))
+                    .chain(words(&[host, &port]))
                     .collect()
             }
             Self::Busybox { block_size } => {
                 words(&["tftp", "-g", "-b", &block_size.to_string(), "-r", remote, "-l"])
                     .chain([local.into()])
-                    .chain(words(&[HOST, &port]))
+                    .chain(words(&[host, &port]))
                     .collect()
             }
         };

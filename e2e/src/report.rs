@@ -117,7 +117,7 @@ fn draw(
     chart
         .configure_mesh()
         .x_desc("milliseconds")
-        .y_desc("part of the downloads")
+        .y_desc("part of the trials")
         .draw()?;
     for (index, (name, values)) in series.iter().enumerate() {
         let mut sorted: Vec<f64> = values.iter().map(in_ms).collect();

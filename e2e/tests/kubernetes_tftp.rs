@@ -3,7 +3,7 @@
 use e2e::clock::PATIENCE as SOON;
 use e2e::data::random_bytes;
 use e2e::kubernetes::faults::kill_pod;
-use e2e::kubernetes::{ClientPod, Cluster, Operator, Space, TftpCluster};
+use e2e::kubernetes::{ClientPod, Cluster, Operator, Space, TftpCluster, UnderWay};
 
 /// Long enough in 512-byte blocks that a leader can be killed in the middle.
 const LONG: usize = 32 << 20;
@@ -46,10 +46,12 @@ fn download_goes_on_when_the_leader_pod_is_killed() {
     let client = ClientPod::start(&space, "client", None).unwrap();
 
     let kill = |leader: &str| kill_pod(&space, leader);
-    boot.download_across(&client, "image", &content, kill).unwrap();
-    boot.await_ready().unwrap();
+    let download =
+        || -> Vec<Box<dyn UnderWay>> { vec![Box::new(client.download("tftp://boot/image").unwrap())] };
+    boot.downloads_across(download(), &content, kill).unwrap();
+    boot.await_settled().unwrap();
 
     // The leader publishes itself: nobody else is needed.
     drop(operator);
-    boot.download_across(&client, "image", &content, kill).unwrap();
+    boot.downloads_across(download(), &content, kill).unwrap();
 }

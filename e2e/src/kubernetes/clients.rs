@@ -1,5 +1,6 @@
 //! Clients in pods: stock programs on the pod network, on a node of the test's choice.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -65,22 +66,21 @@ impl<'a> ClientPod<'a> {
         self.space.exec(&self.name, command)
     }
 
+    /// The same as a command that can be started and left to run.
+    pub(super) fn command(&self, command: &[&str]) -> Command {
+        let arguments: Vec<&str> = ["exec", self.name.as_str(), "--"]
+            .iter()
+            .chain(command)
+            .copied()
+            .collect();
+        self.space.cluster().command(&self.space.here(&arguments))
+    }
+
     /// Starts a download with curl into a file of the pod.
     pub fn download(&self, url: &str) -> anyhow::Result<PodDownload<'_>> {
         let local = format!("/tmp/{:08x}", rand::random::<u32>());
-        let script = "curl -sS --max-time 120 \"$1\" -o \"$2\" && sha256sum \"$2\"";
-        let arguments = [
-            "exec",
-            self.name.as_str(),
-            "--",
-            "sh",
-            "-c",
-            script,
-            "sh",
-            url,
-            &local,
-        ];
-        let command = self.space.cluster().command(&self.space.here(&arguments));
+        let script = "curl -sS --max-time 170 \"$1\" -o \"$2\" && sha256sum \"$2\"";
+        let command = self.command(&["sh", "-c", script, "sh", url, &local]);
         let output = tempfile::NamedTempFile::new().context("making a file for the client's output")?;
         let process = Process::start("curl in a pod", command, output.path().to_owned())?;
         Ok(PodDownload {

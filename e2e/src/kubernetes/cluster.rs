@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
@@ -64,14 +64,28 @@ impl Cluster {
     }
 
     /// Runs a command of `e2e/cluster`, which only knows the cluster that it brought up.
-    pub fn lab(&self, arguments: &[&str]) -> anyhow::Result<()> {
+    pub fn lab(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let lab = self
             .lab
             .as_ref()
-            .context("this fault needs the cluster of `e2e/cluster up`")?;
+            .context("this needs the cluster of `e2e/cluster up`")?;
         let mut command = Command::new(lab);
         command.args(arguments);
-        run(command, None).map(drop)
+        run(command, None)
+    }
+
+    /// Runs a command of this machine in a node's network, also when nothing else reaches the node, and returns what it
+    /// printed.
+    pub fn on_node(&self, node: &str, command: &[&str]) -> anyhow::Result<String> {
+        self.lab(&[&["on", node], command].concat())
+    }
+
+    /// A file of the cluster of `e2e/cluster`: its credentials and its logs are beside the ones that KUBECONFIG names.
+    pub fn lab_file(&self, path: &str) -> anyhow::Result<PathBuf> {
+        ensure!(self.lab.is_some(), "this needs the cluster of `e2e/cluster up`");
+        let credentials = variable("KUBECONFIG").map(PathBuf::from);
+        let place = credentials.as_deref().and_then(Path::parent);
+        Ok(place.context("KUBECONFIG names no file")?.join(path))
     }
 
     /// The names of the nodes, in order.

@@ -100,7 +100,8 @@ impl<'a> PausedPod<'a> {
     }
 
     fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        self.cluster.lab(&["signal", &self.node, &self.uid, signal])
+        let arguments = ["signal", &self.node, &self.uid, signal];
+        self.cluster.lab(&arguments).map(drop)
     }
 }
 

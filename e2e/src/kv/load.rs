@@ -75,10 +75,16 @@ pub struct Running {
 impl Running {
     /// Starts the clients.
     pub fn start(ports: Vec<u16>, options: LoadOptions) -> anyhow::Result<Self> {
-        let members = ports.len();
+        let members = ports.into_iter().map(|port| format!("127.0.0.1:{port}"));
+        Self::start_at(members.collect(), options)
+    }
+
+    /// The same at these addresses with their ports.
+    pub fn start_at(addresses: Vec<String>, options: LoadOptions) -> anyhow::Result<Self> {
+        let members = addresses.len();
         let load = Arc::new(Load {
-            kv: Kv::new(ports.clone(), ANSWER_WITHIN)?,
-            patient: Kv::new(ports, PATIENCE * 2)?,
+            kv: Kv::at(addresses.clone(), ANSWER_WITHIN)?,
+            patient: Kv::at(addresses, PATIENCE * 2)?,
             options,
             started: now(),
             history: Mutex::default(),
@@ -262,7 +268,7 @@ impl Load {
 }
 
 /// Locks what a panicking client may have held: its numbers are still true.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -184,7 +184,7 @@ impl Reply {
 #[derive(Debug, Clone)]
 pub struct Kv {
     http: reqwest::Client,
-    ports: Vec<u16>,
+    members: Vec<String>,
 }
 
 /// How long a connection may take: on loopback it is there at once or never.
@@ -193,24 +193,30 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 impl Kv {
     /// A client for the members at these ports of loopback, that gives every request so much time.
     pub fn new(ports: Vec<u16>, answer_within: Duration) -> anyhow::Result<Self> {
+        let members = ports.into_iter().map(|port| format!("127.0.0.1:{port}"));
+        Self::at(members.collect(), answer_within)
+    }
+
+    /// The same for members, or whatever leads to them, at these addresses with their ports.
+    pub fn at(members: Vec<String>, answer_within: Duration) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(CONNECT_WITHIN)
             .timeout(answer_within)
             .build()
             .context("making an HTTP client")?;
-        Ok(Self { http, ports })
+        Ok(Self { http, members })
     }
 
     /// How many members it knows.
     #[must_use]
     pub fn members(&self) -> usize {
-        self.ports.len()
+        self.members.len()
     }
 
     /// Sends a request to a member and waits for the answer.
     pub async fn ask(&self, member: usize, request: &Request) -> Reply {
-        let base = format!("http://127.0.0.1:{}/v1/kv/{}", self.ports[member], request.key);
+        let base = format!("http://{}/v1/kv/{}", self.members[member], request.key);
         let query = request.query();
         let built = match &request.action {
             Action::Get => self.http.get(base + &query),
@@ -226,7 +232,7 @@ impl Kv {
 
     /// `POST /v1/sessions`.
     pub async fn open_session(&self, member: usize) -> anyhow::Result<String> {
-        let url = format!("http://127.0.0.1:{}/v1/sessions", self.ports[member]);
+        let url = format!("http://{}/v1/sessions", self.members[member]);
         let response = self.http.post(&url).send().await.context("opening a session")?;
         let status = response.status();
         let text = response.text().await.context("reading a session")?;
@@ -243,10 +249,7 @@ impl Kv {
     /// `POST /v1/logs/{server}/extract`.
     pub async fn extract(&self, member: usize, server: &str, raw: String, ticket: Option<&Ticket>) -> Reply {
         let query = ticket_query(ticket).replacen('&', "?", 1);
-        let url = format!(
-            "http://127.0.0.1:{}/v1/logs/{server}/extract{query}",
-            self.ports[member]
-        );
+        let url = format!("http://{}/v1/logs/{server}/extract{query}", self.members[member]);
         reply(self.http.post(url).body(raw)).await
     }
 }
