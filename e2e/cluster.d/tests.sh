@@ -1,7 +1,7 @@
 # Sourced by e2e/run: the tests on a real Kubernetes.
 
 kubernetes() {
-    local beside=() tests=() file name image_files=()
+    local beside=() tests=() file name
     make_images
     section "Kubernetes tests: build"
     for file in e2e/tests/kubernetes_*.rs; do
@@ -45,6 +45,7 @@ use_cluster() {
 }
 
 # The images of the programs, as files, and their names for the tests. An image that the environment names is used as it is.
+image_files=()
 make_images() {
     section "images"
     local place=$CARGO_TARGET_DIR/images programs=$CARGO_TARGET_DIR/release applet links=()
