@@ -214,6 +214,7 @@ impl Group for KvCluster {
             })?,
             connections_max: number("limits.connectionsMax", limits.connections_max)?,
             unknown_after_seconds: number("limits.unknownAfterSeconds", limits.unknown_after_seconds)?,
+            storage_bytes_max: bytes("limits.storageBytesMax", &limits.storage_bytes_max)?,
             conflicts: self.spec.conflicts.iter().map(Into::into).collect(),
             tokens_file: self
                 .spec

@@ -134,6 +134,13 @@ pub struct KvLimits {
     #[serde(default = "unknown_after_seconds")]
     #[schemars(range(min = 0, max = 3600))]
     pub unknown_after_seconds: i32,
+    /// Bytes of keys, values and journals that the group holds, `256Mi`; what would grow beyond it is refused. All of it is
+    /// in every member's memory.
+    #[serde(default = "storage_bytes_max")]
+    #[schemars(schema_with = "bytes_schema")]
+    #[x_kube(validation = Rule::new("quantity(string(self)).compareTo(quantity('1')) >= 0")
+        .message("`limits.storageBytesMax` must be at least 1"))]
+    pub storage_bytes_max: Quantity,
 }
 
 impl Default for KvLimits {
@@ -142,6 +149,7 @@ impl Default for KvLimits {
             value_bytes_max: value_bytes_max(),
             connections_max: connections_max(),
             unknown_after_seconds: unknown_after_seconds(),
+            storage_bytes_max: storage_bytes_max(),
         }
     }
 }
@@ -153,6 +161,9 @@ const fn connections_max() -> i32 {
     KvConfig::default_connections_max().cast_signed()
 }
 
+fn storage_bytes_max() -> Quantity {
+    Quantity("256Mi".to_owned())
+}
 const fn unknown_after_seconds() -> i32 {
     KvConfig::default_unknown_after_seconds().cast_signed()
 }
@@ -168,6 +179,7 @@ mod tests {
         let limits: KvLimits = serde_json::from_str("{}").unwrap();
         assert_eq!(limits, KvLimits::default());
         assert_eq!(limits.value_bytes_max.bytes(), Some(agent.value_bytes_max.into()));
+        assert_eq!(limits.storage_bytes_max.bytes(), Some(agent.storage_bytes_max));
         let names = |value: serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };
