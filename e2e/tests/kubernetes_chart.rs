@@ -75,7 +75,7 @@ impl<'a> Release<'a> {
 impl Drop for Release<'_> {
     fn drop(&mut self) {
         // The operators first end what they look after, while they are there.
-        let kinds = "tftpclusters,kvclusters";
+        let kinds = "tftpclusters,kvclusters,adchubs";
         let resources = ["delete", kinds, "--all", "--ignore-not-found", "--timeout=60s"];
         let ended = [
             self.space.kubectl(&resources),

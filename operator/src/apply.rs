@@ -144,7 +144,9 @@ pub(crate) async fn secret(
         return Ok(found);
     }
     let token = certificates::token();
-    let mut secret = build::token_secret(service, &token);
+    // As many bytes as a token, in the same digits.
+    let password_key = service.keeps_passwords.then(certificates::token);
+    let mut secret = build::token_secret(service, &token, password_key.as_deref());
     if reported != Initialization::Never {
         secret.metadata.annotations = Some(BTreeMap::from([mark(&reported)]));
     }

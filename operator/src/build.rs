@@ -29,7 +29,9 @@ pub(crate) use names::{
     pod_name, selector, selector_text, slice_name, slice_name_of, tls_secret_name, token_secret_name,
 };
 pub(crate) use pod_monitor::resource as pod_monitor_resource;
-pub(crate) use secrets::{PeerCertificates, TOKEN_KEY, peer_tls_secret, server_name, token_secret};
+pub(crate) use secrets::{
+    PASSWORD_KEY, PeerCertificates, TOKEN_KEY, peer_tls_secret, server_name, token_secret,
+};
 pub(crate) use stateful_set::{ADMIN_PORT, DATA_CLAIM, PEER_PORT};
 
 /// An object to apply.
@@ -88,11 +90,14 @@ pub(crate) fn children(service: &Validated, around: &Surroundings) -> Vec<Child>
         Child::of(&rbac::role_binding(service)),
         Child::of(&config_map::config_map(service)),
         Child::of(&services::members(service)),
-        Child::of(&services::leader(service)),
+        Child::of(&services::clients(service)),
         Child::of(&services::every_member(service)),
         Child::of(&pod_disruption_budget::pod_disruption_budget(service)),
         Child::of(&network_policy::network_policy(service)),
     ];
+    if service.serves_everywhere {
+        children.push(Child::of(&services::leader(service)));
+    }
     if !around.is_between_stateful_sets {
         children.push(Child::of(&stateful_set::stateful_set(service, around)));
     }

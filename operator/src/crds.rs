@@ -11,12 +11,12 @@ use std::path::Path;
 use anyhow::Context;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use operator_api::resources::{KvCluster, TftpCluster};
+use operator_api::resources::{AdcHub, KvCluster, TftpCluster};
 use serde_json::Value;
 
 /// Every definition, in the order of their names.
 fn definitions() -> Vec<CustomResourceDefinition> {
-    vec![KvCluster::crd(), TftpCluster::crd()]
+    vec![AdcHub::crd(), KvCluster::crd(), TftpCluster::crd()]
 }
 
 /// The files: name and text.

@@ -47,6 +47,16 @@ pub(crate) trait Group:
     fn mounts(&self) -> Vec<Mount> {
         Vec::new()
     }
+
+    /// Whether clients may come to any member: their Service leads to all of them then, and another one to the leader.
+    fn serves_everywhere(&self) -> bool {
+        false
+    }
+
+    /// Whether the group's secret also holds a key for passwords.
+    fn keeps_passwords(&self) -> bool {
+        false
+    }
 }
 
 /// A port that clients use.
@@ -72,6 +82,8 @@ pub(crate) struct Mount {
     /// Where it is mounted.
     pub path: String,
 }
+
+mod adc;
 
 impl Group for TftpCluster {
     const SERVICE: ServiceKind = ServiceKind::Tftp;

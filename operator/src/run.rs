@@ -9,7 +9,7 @@ use kube::Client;
 use kube::api::{Api, ListParams};
 use kube::client::ClientBuilder;
 use kube::runtime::events::{Recorder, Reporter};
-use operator_api::resources::{KvCluster, TftpCluster};
+use operator_api::resources::{AdcHub, KvCluster, TftpCluster};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tower::util::MapRequestLayer;
@@ -106,7 +106,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut controllers = JoinSet::new();
     for scope in scopes(&args.namespaces) {
         controllers.spawn(controller::run::<TftpCluster>(shared.clone(), scope.clone()));
-        controllers.spawn(controller::run::<KvCluster>(shared.clone(), scope));
+        controllers.spawn(controller::run::<KvCluster>(shared.clone(), scope.clone()));
+        controllers.spawn(controller::run::<AdcHub>(shared.clone(), scope));
     }
     tokio::select! {
         reason = &mut asked => {
@@ -137,6 +138,7 @@ async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Cand
         .unwrap_or_else(|| client.default_namespace().to_owned());
     reach::<TftpCluster>(&client, &args.namespaces).await;
     reach::<KvCluster>(&client, &args.namespaces).await;
+    reach::<AdcHub>(&client, &args.namespaces).await;
     metrics.set_ready();
     let identity = args
         .pod_name

@@ -67,6 +67,10 @@ pub(crate) struct Validated {
     pub ports: Vec<ClientPort>,
     /// What members mount besides their own.
     pub mounts: Vec<Mount>,
+    /// Whether clients may come to any member.
+    pub serves_everywhere: bool,
+    /// Whether the group's secret also holds a key for passwords.
+    pub keeps_passwords: bool,
     /// The members' configuration.
     pub agent: AgentConfig,
     /// The configuration as it is written.
@@ -217,6 +221,8 @@ pub(crate) fn validate<K: Group>(resource: &K, settings: &Settings) -> Result<Va
         service,
         ports,
         mounts: resource.mounts(),
+        serves_everywhere: resource.serves_everywhere(),
+        keeps_passwords: resource.keeps_passwords(),
         config_text: String::new(),
         config_hash: String::new(),
         tls_secret: None,

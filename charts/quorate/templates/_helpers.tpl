@@ -68,14 +68,14 @@ seccompProfile:
 {{/* What the operator may do where resources are. */}}
 {{- define "quorate.operatorRules" -}}
 - apiGroups: [quorate.dev]
-  resources: [kvclusters, tftpclusters]
+  resources: [adchubs, kvclusters, tftpclusters]
   verbs: [get, list, watch]
 - apiGroups: [quorate.dev]
-  resources: [kvclusters/status, tftpclusters/status]
+  resources: [adchubs/status, kvclusters/status, tftpclusters/status]
   verbs: [get, patch, update]
 # Owner references that block the owner's deletion.
 - apiGroups: [quorate.dev]
-  resources: [kvclusters/finalizers, tftpclusters/finalizers]
+  resources: [adchubs/finalizers, kvclusters/finalizers, tftpclusters/finalizers]
   verbs: [update]
 - apiGroups: [""]
   resources: [configmaps]

@@ -6,6 +6,7 @@
 //!
 //! A field of a resource and the field of the [agent's configuration](crate::config) that it becomes have one name.
 
+mod adc;
 mod group;
 mod kv;
 mod quantity;
@@ -18,6 +19,10 @@ mod tftp;
 mod tls;
 mod upgrade;
 
+pub use adc::{
+    AdcAdmission, AdcHub, AdcHubOptions, AdcHubSpec, AdcLimits, AdcRegisteredUsers, FloodLimits, Frontends,
+    Rate,
+};
 pub use group::{Durability, GroupSpec, ImagePullPolicy, LocalName, LogFormat, Resources, Timing};
 pub use kv::{KvCluster, KvClusterSpec, KvConflictPolicy, KvConflicts, KvLimits, KvTokens};
 pub use quantity::Quantity;

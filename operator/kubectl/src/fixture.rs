@@ -16,6 +16,7 @@ pub(crate) fn group() -> Group {
         name: "boot".to_owned(),
         generation: Some(2),
         is_paused: false,
+        serves_everywhere: false,
         spec: Some(serde_json::from_value(json!({})).unwrap()),
         status: serde_json::from_value(json!({
             "observedGeneration": 2,

@@ -97,6 +97,7 @@ pub(crate) async fn group(client: &Client, kind: &'static Kind, resource: Dynami
             .get("quorate.dev/pause")
             .map(String::as_str)
             == Some("true"),
+        serves_everywhere: kind.kind == "AdcHub" && resource.data["spec"]["frontends"] == "EveryMember",
         spec: None,
         status: serde_json::from_value(resource.data["status"].clone()).unwrap_or_default(),
         pods: BTreeMap::new(),

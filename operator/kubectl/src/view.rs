@@ -50,6 +50,8 @@ pub(crate) struct Group {
     pub generation: Option<i64>,
     /// Whether the operator keeps its hands off.
     pub is_paused: bool,
+    /// Whether clients may come to any member, so that their Service leads to all of them.
+    pub serves_everywhere: bool,
     /// What all kinds of specifications share; none when it cannot be read.
     pub spec: Option<GroupSpec>,
     /// What the operator reported.

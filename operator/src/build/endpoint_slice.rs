@@ -9,7 +9,7 @@ use operator_api::LeaderEpoch;
 use operator_api::epoch::LEADER_EPOCH_ANNOTATION;
 
 use super::metadata;
-use super::names::{SLICE_MANAGER, slice_name};
+use super::names::{SLICE_MANAGER, leader_service_name, slice_name};
 use crate::validate::{IpFamily, Validated};
 
 /// The leader's pod, as clients reach it.
@@ -107,7 +107,10 @@ pub(crate) fn epoch(slice: &EndpointSlice) -> Option<LeaderEpoch> {
 
 fn slice_labels(service: &Validated) -> BTreeMap<String, String> {
     BTreeMap::from([
-        ("kubernetes.io/service-name".to_owned(), service.name.clone()),
+        (
+            "kubernetes.io/service-name".to_owned(),
+            leader_service_name(service),
+        ),
         (
             "endpointslice.kubernetes.io/managed-by".to_owned(),
             SLICE_MANAGER.to_owned(),

@@ -73,6 +73,15 @@ pub(super) fn every_member_service_name(service: &Validated) -> String {
     format!("{}-read", service.name)
 }
 
+/// The Service that leads to the leader alone: the clients' own, unless that leads to every member.
+pub(crate) fn leader_service_name(service: &Validated) -> String {
+    if service.serves_everywhere {
+        format!("{}-leader", service.name)
+    } else {
+        service.name.clone()
+    }
+}
+
 /// The leader's endpoint slice of a family.
 pub(crate) fn slice_name(service: &Validated, family: IpFamily) -> String {
     slice_name_of(&service.name, family)

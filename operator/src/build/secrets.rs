@@ -13,9 +13,17 @@ use crate::validate::Validated;
 /// The key, which is the mounted file's name.
 pub(crate) const TOKEN_KEY: &str = "token";
 
-/// The secret of the token.
-pub(crate) fn token_secret(service: &Validated, token: &str) -> Secret {
-    secret(service, token_secret_name(service), [(TOKEN_KEY, token)])
+/// The key of the key with which passwords are encrypted. Whoever loses it loses the passwords.
+pub(crate) const PASSWORD_KEY: &str = "password-key";
+
+/// The secret of the token, and of the key for passwords where the service keeps some.
+pub(crate) fn token_secret(service: &Validated, token: &str, password_key: Option<&str>) -> Secret {
+    let mut secret = secret(service, token_secret_name(service), [(TOKEN_KEY, token)]);
+    if let Some(key) = password_key {
+        let data = secret.data.get_or_insert_default();
+        data.insert(PASSWORD_KEY.to_owned(), ByteString(key.as_bytes().to_vec()));
+    }
+    secret
 }
 
 /// Certificates between peers, PEM.

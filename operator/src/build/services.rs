@@ -1,10 +1,10 @@
-//! The three Services of a group.
+//! The Services of a group.
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::metadata;
-use super::names::{every_member_service_name, members_service_name, selector};
+use super::names::{every_member_service_name, leader_service_name, members_service_name, selector};
 use super::stateful_set::{ADMIN_PORT, PEER_PORT};
 use crate::validate::Validated;
 
@@ -23,21 +23,19 @@ pub(super) fn members(service: &Validated) -> Service {
     }
 }
 
-/// The clients' address. It has no selector: the leader itself writes where it leads to.
-pub(super) fn leader(service: &Validated) -> Service {
+/// The clients' address. It has no selector: the leader itself writes where it leads to; unless clients may come to any
+/// member.
+pub(super) fn clients(service: &Validated) -> Service {
     let shape = &service.service;
-    let ports = service.ports.iter().map(|port| ServicePort {
-        name: Some(port.name.to_owned()),
-        port: port.service_port.into(),
-        protocol: Some(port.protocol.to_owned()),
-        target_port: Some(IntOrString::Int(port.pod_port.into())),
+    let ports = client_ports(service).map(|port| ServicePort {
         node_port: shape.node_port,
-        ..ServicePort::default()
+        ..port
     });
     let mut object = Service {
         metadata: metadata(service, service.name.clone()),
         spec: Some(ServiceSpec {
             type_: Some(shape.type_.to_owned()),
+            selector: service.serves_everywhere.then(|| selector(service)),
             ports: Some(ports.collect()),
             external_traffic_policy: shape.external_traffic_policy.map(str::to_owned),
             load_balancer_class: shape.load_balancer_class.clone(),
@@ -51,6 +49,28 @@ pub(super) fn leader(service: &Validated) -> Service {
         object.metadata.annotations = Some(shape.annotations.clone());
     }
     object
+}
+
+/// The address of the leader alone, beside one that leads to every member. It has no selector.
+pub(super) fn leader(service: &Validated) -> Service {
+    Service {
+        metadata: metadata(service, leader_service_name(service)),
+        spec: Some(ServiceSpec {
+            ports: Some(client_ports(service).collect()),
+            ..families(service)
+        }),
+        ..Service::default()
+    }
+}
+
+fn client_ports(service: &Validated) -> impl Iterator<Item = ServicePort> {
+    service.ports.iter().map(|port| ServicePort {
+        name: Some(port.name.to_owned()),
+        port: port.service_port.into(),
+        protocol: Some(port.protocol.to_owned()),
+        target_port: Some(IntOrString::Int(port.pod_port.into())),
+        ..ServicePort::default()
+    })
 }
 
 /// All ready members, for clients that may ask any of them, and for people.

@@ -1,5 +1,5 @@
 use expect_test::expect_file;
-use operator_api::resources::{KvCluster, TftpCluster};
+use operator_api::resources::{AdcHub, KvCluster, TftpCluster};
 
 use super::*;
 use crate::validate::{IpFamily, Settings, validate};
@@ -283,4 +283,66 @@ fn store_mounts_its_tokens_and_certificate() {
         config["service"]["tls"]["keyFile"],
         "/etc/quorate/client-tls/tls.key"
     );
+}
+
+fn hub(spec: serde_json::Value) -> Validated {
+    let resource: AdcHub = serde_json::from_value(serde_json::json!({
+        "apiVersion": "quorate.dev/v1alpha1",
+        "kind": "AdcHub",
+        "metadata": {"name": "lounge", "namespace": "talk", "uid": "22222222-2222"},
+        "spec": spec,
+    }))
+    .unwrap();
+    validate(&resource, &settings()).unwrap()
+}
+
+#[test]
+fn hub_is_reached_at_every_member_or_at_its_leader() {
+    let every = hub(serde_json::json!({}));
+    let objects = children(&every, &around(3));
+    let named = |objects: &[Child], name: &str| {
+        let services = objects.iter().filter(|child| child.api.kind == "Service");
+        let mut found = services.filter(|child| child.name == name);
+        found.next().map(|child| child.body["spec"].clone())
+    };
+    let selector = named(&objects, "lounge").unwrap()["selector"].clone();
+    assert_eq!(selector["app.kubernetes.io/instance"], "lounge");
+    assert_eq!(named(&objects, "lounge-leader").unwrap().get("selector"), None);
+    let slice = leader_slice(&every, IpFamily::V4, None);
+    let label = "kubernetes.io/service-name";
+    assert_eq!(slice.metadata.labels.unwrap()[label], "lounge-leader");
+
+    let leader = hub(serde_json::json!({"frontends": "Leader"}));
+    let objects = children(&leader, &around(3));
+    assert_eq!(named(&objects, "lounge").unwrap().get("selector"), None);
+    assert_eq!(named(&objects, "lounge-leader"), None);
+    let slice = leader_slice(&leader, IpFamily::V4, None);
+    assert_eq!(slice.metadata.labels.unwrap()[label], "lounge");
+}
+
+#[test]
+fn hub_mounts_its_users_and_certificate() {
+    let service = hub(serde_json::json!({
+        "registeredUsers": {"secretRef": {"name": "people"}},
+        "clientTls": {"secretRef": {"name": "front"}},
+    }));
+    let objects = children(&service, &around(3));
+    let pod = &child(&objects, "StatefulSet", "lounge")["spec"]["template"]["spec"];
+    let volumes = pod["volumes"].as_array().unwrap();
+    for (volume, secret) in [("users", "people"), ("client-tls", "front")] {
+        let found = volumes.iter().find(|found| found["name"] == volume).unwrap();
+        assert_eq!(found["secret"]["secretName"], secret);
+    }
+    let config: serde_json::Value = serde_json::from_str(&service.config_text).unwrap();
+    assert_eq!(config["service"]["usersFile"], "/etc/quorate/users/users.json");
+    assert_eq!(
+        config["service"]["tls"]["certFile"],
+        "/etc/quorate/client-tls/tls.crt"
+    );
+    assert_eq!(
+        config["service"]["passwordKeyFile"],
+        "/etc/quorate/token/password-key"
+    );
+    let secret = token_secret(&service, "t", Some("k"));
+    assert_eq!(secret.data.unwrap()["password-key"].0, b"k");
 }

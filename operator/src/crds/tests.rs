@@ -242,6 +242,7 @@ fn check_sample(definitions: &mut [Value], mut sample: Value, path: &Path) {
     let failed = Validator::new().validate(schema, &sample, None);
     assert!(failed.is_ok(), "{}: {failed:?}", path.display());
     let read = match sample["kind"].as_str() {
+        Some("AdcHub") => serde_json::from_value::<AdcHub>(sample).map(drop),
         Some("KvCluster") => serde_json::from_value::<KvCluster>(sample).map(drop),
         Some("TftpCluster") => serde_json::from_value::<TftpCluster>(sample).map(drop),
         other => panic!("{}: nothing reads the kind {other:?}", path.display()),

@@ -146,7 +146,7 @@ fn service(group: &Group, notes: &mut Notes) {
         );
         return;
     };
-    if address.has_selector {
+    if address.has_selector && !group.serves_everywhere {
         notes.problem(
             "service",
             "the Service has a selector, so that Kubernetes leads clients to followers too",
