@@ -1,5 +1,6 @@
 //! A group of real agents on loopback, started as people start it: `quorate-agent local`.
 
+mod faults;
 mod turn;
 
 use std::fs::{self, File};
@@ -287,51 +288,6 @@ impl Group {
             );
         }
         serving(statuses).context("no member serves")
-    }
-
-    /// Kills the leader with SIGKILL and says who it was.
-    pub fn kill_leader(&self) -> anyhow::Result<MemberStatus> {
-        self.signal_leader(Signal::KILL)
-    }
-
-    /// Kills a member with SIGKILL, at once.
-    pub fn kill(&self, member: &MemberStatus) -> anyhow::Result<()> {
-        signal(pid(member)?, Signal::KILL)
-    }
-
-    /// Sends the leader a signal and says who it was.
-    pub fn signal_leader(&self, with: Signal) -> anyhow::Result<MemberStatus> {
-        let leader = self.leader()?;
-        signal(pid(&leader)?, with)?;
-        Ok(leader)
-    }
-
-    /// Kills the leader and removes all its data before it is started again; says who it was.
-    pub fn kill_leader_and_empty_its_disk(&self) -> anyhow::Result<MemberStatus> {
-        let leader = self.leader()?;
-        let dir = self.member_dir(&leader.name);
-        ensure!(
-            dir.is_dir(),
-            "{} is not a directory: where does {} keep its data?",
-            dir.display(),
-            leader.name
-        );
-        // The paused supervisor cannot start the member before its disk is empty.
-        let supervisor = self.supervisor()?;
-        supervisor.signal(Signal::STOP)?;
-        let emptied = signal(pid(&leader)?, Signal::KILL)
-            .and_then(|()| fs::remove_dir_all(&dir).with_context(|| format!("emptying {}", dir.display())));
-        supervisor.signal(Signal::CONT)?;
-        emptied?;
-        Ok(leader)
-    }
-
-    /// Kills every member at once.
-    pub fn kill_all_members(&self) -> anyhow::Result<()> {
-        for status in self.statuses().iter().flatten() {
-            signal(pid(status)?, Signal::KILL)?;
-        }
-        Ok(())
     }
 
     /// Runs `quorate-agent ARGS --dir DIR` to its end.
