@@ -238,10 +238,16 @@ fn need(target: &Target) -> Need<'_> {
         | Target::GrantLease
         | Target::KeepAlive(_)
         | Target::Revoke(_) => Need::Somewhere(Level::Write),
-        Target::Watch(name) | Target::ReadJournal(name) => Need::On(Level::Read, name),
-        Target::Extract(name) | Target::Append(name) | Target::RemoveJournal(name) => {
-            Need::On(Level::Write, name)
+        Target::Watch(name) | Target::ReadJournal(name) | Target::Subscribe(name) => {
+            Need::On(Level::Read, name)
         }
+        Target::Extract(name)
+        | Target::Append(name)
+        | Target::RemoveJournal(name)
+        | Target::Publish(name)
+        | Target::Send(name) => Need::On(Level::Write, name),
+        // The token says that the caller was sent the message.
+        Target::Reply => Need::Somewhere(Level::Read),
         Target::Outbox => Need::On(Level::Admin, ""),
     }
 }

@@ -3,11 +3,13 @@
 //! A wire format between members of one group, which may run versions next to each other: variants and fields are only
 //! appended.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use replication::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Command, Outcome};
+use crate::state::{Command, Outcome, Value};
 
 /// A question to the leader.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +25,49 @@ pub enum Question {
         /// The command.
         command: Command,
     },
+    /// Something of the event bus; every member answers it.
+    Bus(Bus),
+}
+
+/// What the event bus asks another member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bus {
+    /// To give a message to all its subscribers of an address.
+    Publish {
+        /// The address.
+        address: Arc<str>,
+        /// The message.
+        message: Value,
+    },
+    /// How many subscribers an address has there.
+    Count {
+        /// The address.
+        address: Arc<str>,
+    },
+    /// To give a message to one of them.
+    Send {
+        /// The address.
+        address: Arc<str>,
+        /// Which one.
+        place: u64,
+        /// The message.
+        message: Value,
+        /// The member at which the sender waits for a reply.
+        sender: NodeId,
+        /// The number of its wait.
+        number: u64,
+        /// What nobody can guess.
+        secret: u64,
+    },
+    /// To give a reply to a sender that waits there.
+    Reply {
+        /// The number of its wait.
+        number: u64,
+        /// What nobody can guess.
+        secret: u64,
+        /// The reply.
+        reply: Value,
+    },
 }
 
 /// The answer.
@@ -36,6 +81,8 @@ pub enum Reply {
     NotOrdered(NotOrdered),
     /// The command may have been ordered.
     InDoubt,
+    /// To [`Question::Bus`]: how many subscribers there are, or have got it.
+    Delivered(u64),
 }
 
 /// Why nothing was ordered.
@@ -99,6 +146,29 @@ mod tests {
         let refused = Reply::NotOrdered(NotOrdered::NoLeader { leader: Some(4) });
         assert_eq!(&encode(&refused)[..], b"\x02\x00\x01\x04");
         assert_eq!(&encode(&Reply::InDoubt)[..], b"\x03");
+        assert_eq!(&encode(&Reply::Delivered(3))[..], b"\x04\x03");
+        let send = Question::Bus(Bus::Send {
+            address: "a".into(),
+            place: 1,
+            message: "m".into(),
+            sender: 2,
+            number: 3,
+            secret: 4,
+        });
+        assert_eq!(&encode(&send)[..], b"\x03\x02\x01a\x01\x01m\x02\x03\x04");
+        let publish = Question::Bus(Bus::Publish {
+            address: "a".into(),
+            message: "m".into(),
+        });
+        assert_eq!(&encode(&publish)[..], b"\x03\x00\x01a\x01m");
+        let count = Question::Bus(Bus::Count { address: "a".into() });
+        assert_eq!(&encode(&count)[..], b"\x03\x01\x01a");
+        let reply = Question::Bus(Bus::Reply {
+            number: 3,
+            secret: 4,
+            reply: "r".into(),
+        });
+        assert_eq!(&encode(&reply)[..], b"\x03\x03\x03\x04\x01r");
         assert!(decode::<Reply>(b"\x09").is_err());
     }
 }

@@ -3,6 +3,7 @@
 pub mod logs;
 mod more;
 mod path;
+mod token;
 mod transaction;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use crate::KEY_BYTES_MAX;
 use crate::state::Value;
 pub use more::More;
 use more::PARAMETERS;
+pub use token::Token;
 use transaction::shown_value;
 pub use transaction::{Row, transaction};
 
@@ -48,6 +50,14 @@ pub enum Target {
     Range,
     /// `GET /v1/watch/{prefix}`
     Watch(Arc<str>),
+    /// `POST /v1/bus/{address}/publish`, the message as the body.
+    Publish(Arc<str>),
+    /// `POST /v1/bus/{address}/send`, the message as the body.
+    Send(Arc<str>),
+    /// `GET /v1/bus/{address}/subscribe`
+    Subscribe(Arc<str>),
+    /// `POST /v1/bus/reply?token=TOKEN`, the reply as the body.
+    Reply,
     /// `POST /v1/journal/{name}`, the entry as the body.
     Append(Arc<str>),
     /// `GET /v1/journal/{name}`
@@ -178,6 +188,12 @@ pub struct Answer {
     /// The number of the entry that was appended, or of the journal's last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u64>,
+    /// How many subscribers were given a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<u64>,
+    /// The members whose subscribers may not have been given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreached: Option<Vec<String>>,
     /// The oldest that is still there of what was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest: Option<u64>,
@@ -380,9 +396,16 @@ fn check(target: &Target, terms: &Terms) -> Result<(), Refusal> {
         | Target::Lease(_)
         | Target::Watch(_)
         | Target::ReadJournal(_)
+        | Target::Subscribe(_)
             if terms.request.is_some() =>
         {
             refuse("this can always be repeated: leave `session` and `seq` out")
+        }
+        Target::Publish(_) | Target::Send(_) | Target::Reply if terms.request.is_some() => {
+            refuse("messages are outside the log and have no numbers: leave `session` and `seq` out")
+        }
+        Target::Reply if terms.more.token.is_none() => {
+            refuse("say to whom: `token`, as the request named it")
         }
         _ => Ok(()),
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod answers;
+mod bus;
 mod conveyor;
 mod disk;
 mod features;

@@ -491,3 +491,60 @@ async fn journals_are_appended_to_and_read() {
     assert!(group.ask(0, "DELETE", "/v1/journal/audit", "").await.valid());
     assert!(!group.ask(1, "GET", "/v1/journal/audit", "").await.valid());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_reach_subscribers_wherever_they_are_connected() {
+    let group = Group::of_three().await;
+    let nobody = group.ask(0, "POST", "/v1/bus/jobs/send?timeoutMs=100", "x").await;
+    assert_eq!((nobody.status, nobody.timeout()), (504, true), "{nobody:?}");
+    let mut subscribers = Vec::new();
+    for number in 0..3 {
+        let mut events = Events::of(group.address(number), "/v1/bus/jobs/subscribe", "").await;
+        events.next(": subscribed").await;
+        subscribers.push(events);
+    }
+    let published = group.ask(1, "POST", "/v1/bus/jobs/publish", "all").await;
+    assert_eq!(
+        (published.valid(), &published.json["delivered"]),
+        (true, &json!(3)),
+        "{published:?}"
+    );
+    for events in &mut subscribers {
+        assert_eq!(events.data().await, json!({"value": "all"}));
+    }
+    let elsewhere = group.ask(1, "POST", "/v1/bus/other/publish", "x").await;
+    assert_eq!(elsewhere.json["delivered"], 0);
+    // One after the other, each replied to at another member than it was sent by.
+    let mut served = [0; 3];
+    for _ in 0..6 {
+        let sent = group.ask(0, "POST", "/v1/bus/jobs/send?timeoutMs=20000", "question");
+        let reply = async {
+            let (event, place) = {
+                let nexts: Vec<_> = subscribers
+                    .iter_mut()
+                    .map(|events| Box::pin(events.data()))
+                    .collect();
+                let (event, place, _) = futures::future::select_all(nexts).await;
+                (event, place)
+            };
+            assert_eq!(event["value"], "question");
+            let path = format!("/v1/bus/reply?token={}", event["token"].as_str().unwrap());
+            let replied = group.ask((place + 1) % 3, "POST", &path, "answer").await;
+            assert!(replied.valid(), "{replied:?}");
+            let twice = group.ask(place, "POST", &path, "again").await;
+            assert_eq!(twice.status, 410);
+            place
+        };
+        let (sent, place) = tokio::join!(sent, reply);
+        assert_eq!((sent.valid(), sent.value()), (true, "answer"), "{sent:?}");
+        served[place] += 1;
+    }
+    assert_eq!(served, [2, 2, 2]);
+    let unanswered = group
+        .ask(2, "POST", "/v1/bus/jobs/send?timeoutMs=300", "silence")
+        .await;
+    assert_eq!((unanswered.status, unanswered.timeout()), (504, false));
+    assert_eq!(unanswered.json["unknown"], true);
+    let bad = group.ask(2, "POST", "/v1/bus/reply?token=1.2", "x").await;
+    assert_eq!(bad.status, 400);
+}

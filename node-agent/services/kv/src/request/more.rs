@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use super::{Refusal, Target, boolean, number};
+use super::{Refusal, Target, Token, boolean, number};
 use crate::KEY_BYTES_MAX;
 use crate::state::Lifetime;
 
@@ -24,6 +24,8 @@ pub struct More {
     pub from: Option<u64>,
     /// `exact=true`: the one key of this name.
     pub exact: bool,
+    /// `token`: where a reply is waited for.
+    pub token: Option<Token>,
     /// `ttlSeconds`
     pub ttl: Option<Duration>,
     /// `lease`
@@ -32,7 +34,7 @@ pub struct More {
 
 /// Which parameters there are, and who takes them.
 pub(super) const PARAMETERS: &str = "consistent, blocking, timeoutMs, session, seq, first and floor; wholeLines for logs; \
-                                     prefix, after and limit for ranges; from and exact for watching; from and limit for journals; ttlSeconds and lease for values that end by \
+                                     prefix, after and limit for ranges; from and exact for watching; from and limit for journals; token for replies; ttlSeconds and lease for values that end by \
                                      themselves";
 
 /// Ten years: who wants more, wants no lifetime.
@@ -52,6 +54,10 @@ impl More {
                 self.limit = usize::try_from(limit).ok();
             }
             "from" => self.from = Some(number(name, value, 0..=u64::MAX)?),
+            "token" => {
+                let token = value.parse().map_err(|()| Refusal::bad("`token` is none"))?;
+                self.token = Some(token);
+            }
             "exact" => self.exact = boolean(name, value)?,
             "ttlSeconds" => {
                 self.ttl = Some(Duration::from_secs(number(name, value, 1..=TTL_SECONDS_MAX)?));
@@ -79,6 +85,7 @@ impl More {
             ("limit", self.limit.is_some(), is_range || is_journal),
             ("from", self.from.is_some(), is_watch || is_journal),
             ("exact", self.exact, is_watch),
+            ("token", self.token.is_some(), matches!(target, Target::Reply)),
             (
                 "ttlSeconds",
                 self.ttl.is_some(),

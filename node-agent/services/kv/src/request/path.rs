@@ -28,6 +28,19 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Refusal> {
         };
         return only(Method::GET, Target::Watch(prefix));
     }
+    if path == "/v1/bus/reply" {
+        return only(Method::POST, Target::Reply);
+    }
+    if let Some(rest) = path.strip_prefix("/v1/bus/") {
+        let (address, what) = rest.rsplit_once('/').ok_or_else(no_such_path)?;
+        let address = name_of(address, "address")?;
+        return match what {
+            "publish" => only(Method::POST, Target::Publish(address)),
+            "send" => only(Method::POST, Target::Send(address)),
+            "subscribe" => only(Method::GET, Target::Subscribe(address)),
+            _ => Err(no_such_path()),
+        };
+    }
     if let Some(name) = path.strip_prefix("/v1/journal/") {
         let name = name_of(name, "journal")?;
         return match *method {
@@ -69,6 +82,6 @@ fn no_such_path() -> Refusal {
     Refusal::new(
         StatusCode::NOT_FOUND,
         "there is no such path: keys are at /v1/kv/{key}, ranges of them at /v1/kv; there are /v1/txn, /v1/leases, \
-         /v1/watch/{prefix}, /v1/journal/{name}, /v1/logs/{server}/extract, /v1/sessions, /v1/outcome, /v1/cancel and /v1/outbox besides",
+         /v1/watch/{prefix}, /v1/journal/{name}, /v1/bus/{address}/publish, send and subscribe, /v1/logs/{server}/extract, /v1/sessions, /v1/outcome, /v1/cancel and /v1/outbox besides",
     )
 }

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::{Encoding, Refusal, decoded, is_false};
+use super::{Encoding, Refusal, Token, decoded, is_false};
 use crate::KEY_BYTES_MAX;
 use crate::state::{Comparison, Condition, Lifetime, Made, Operation, Transaction, Value};
 
@@ -40,6 +40,9 @@ pub struct Row {
     /// Whether a value was too large to be kept for a repetition of the request.
     #[serde(skip_serializing_if = "is_false")]
     pub forgotten: bool,
+    /// Where a reply is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Token>,
     /// When it was written, in milliseconds since the Unix epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unix_ms: Option<u64>,

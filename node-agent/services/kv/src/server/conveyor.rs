@@ -213,7 +213,8 @@ impl Batch {
     }
 }
 
-fn size(change: &Change) -> usize {
+/// The bytes of a change's keys and values.
+pub(super) fn size(change: &Change) -> usize {
     match change {
         Change::Set { key, value } => key.len() + value.as_ref().len(),
         Change::Delete { key } => key.len(),

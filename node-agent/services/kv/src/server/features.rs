@@ -31,6 +31,23 @@ pub(super) async fn carry_out(
             let events = context.watch(prefix, terms, seen, until).await?;
             return Ok(Content::Events(events));
         }
+        Target::Subscribe(address) => return Ok(Content::Events(context.subscribe(address, until))),
+        Target::Publish(address) => {
+            let message = Value::from(&body(request, value_bytes_max).await?[..]);
+            context.publish(address, message).await
+        }
+        Target::Send(address) => {
+            let message = Value::from(&body(request, value_bytes_max).await?[..]);
+            context.send(address, message, terms).await?
+        }
+        Target::Reply => {
+            let reply = Value::from(&body(request, value_bytes_max).await?[..]);
+            let token = terms
+                .more
+                .token
+                .ok_or_else(|| Refusal::bad("say to whom: `token`"))?;
+            context.reply(token, reply).await?
+        }
         Target::Append(journal) => {
             let value = Value::from(&body(request, value_bytes_max).await?[..]);
             context.change(Change::Append { journal, value }, terms).await?

@@ -9,6 +9,7 @@ use replication::{AskError, Leadership, NodeId, ProposeError, ReadError, Replica
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::bus;
 use crate::peer::{self, NotOrdered, Question, Reply};
 use crate::state::{Command, KvState, Outcome};
 
@@ -36,12 +37,18 @@ pub(super) struct Link {
     pub(super) replica: Replica<KvState>,
     /// The leader that confirmed last that it leads, and when it was asked.
     confirmed: watch::Sender<Option<(NodeId, Instant)>>,
+    /// The event bus, as far as this member has part in it.
+    pub(super) bus: Arc<bus::Local>,
 }
 
 impl Link {
     pub(super) fn new(replica: Replica<KvState>) -> Self {
         let confirmed = watch::channel(None).0;
-        Self { replica, confirmed }
+        Self {
+            replica,
+            confirmed,
+            bus: Arc::default(),
+        }
     }
 
     /// Lets the peers reach this member's log, as long as the service runs.
@@ -65,6 +72,7 @@ impl Link {
         let reply = match question {
             Question::ReadIndex => index_reply(self.index_here(Duration::ZERO).await),
             Question::Confirm => index_reply(self.index_here(CONFIRMED_AGE_MAX).await),
+            Question::Bus(question) => Reply::Delivered(self.bus.answer(question)),
             Question::Order { confirmed, command } => match self.order_here(command, confirmed).await {
                 Ok(outcomes) => Reply::Ordered(outcomes),
                 Err(Failed::NotOrdered(why)) => Reply::NotOrdered(why),
@@ -156,22 +164,24 @@ impl Link {
             Leadership::Leader { .. } => true,
             Leadership::Follower { leader } => leader.is_some_and(|leader| leader != peer),
         });
-        let answer = async {
-            let mut parts = self.replica.ask(peer, peer::encode(question)).await.ok()?;
-            let mut whole = BytesMut::new();
-            while let Some(part) = parts.next().await {
-                let part = part.ok()?;
-                if whole.len() + part.len() > REPLY_BYTES_MAX {
-                    return None;
-                }
-                whole.extend_from_slice(&part);
-            }
-            peer::decode(&whole).ok()
-        };
         tokio::select! {
-            reply = answer => reply,
+            reply = self.ask_member(peer, question) => reply,
             _ = deposed => None,
         }
+    }
+
+    /// Asks another member; none when no answer came.
+    pub(super) async fn ask_member(&self, peer: NodeId, question: &Question) -> Option<Reply> {
+        let mut parts = self.replica.ask(peer, peer::encode(question)).await.ok()?;
+        let mut whole = BytesMut::new();
+        while let Some(part) = parts.next().await {
+            let part = part.ok()?;
+            if whole.len() + part.len() > REPLY_BYTES_MAX {
+                return None;
+            }
+            whole.extend_from_slice(&part);
+        }
+        peer::decode(&whole).ok()
     }
 
     fn leader(&self) -> Leader {

@@ -4,6 +4,7 @@ use hyper::StatusCode;
 
 use super::Context;
 use super::answers;
+use super::conveyor::size;
 use super::operations::TIMEOUT;
 use super::writes::{Identity, Patience, Settled};
 use crate::request::{Answer, Refusal, Terms};
@@ -18,7 +19,12 @@ impl Context {
     }
 
     fn reason(&self, state: &KvState, change: &Change) -> Option<String> {
-        let (quota, used, growth) = (self.quota_bytes, state.used(), state.growth(change));
+        let (quota, used) = (self.quota_bytes, state.used());
+        // As long as there is room for all of it, what it replaces need not be looked up.
+        if used.saturating_add(size(change) as u64) <= quota {
+            return None;
+        }
+        let growth = state.growth(change);
         if growth == 0 || used.saturating_add(growth) <= quota {
             return None;
         }
