@@ -350,7 +350,8 @@ impl Group {
 
     /// Hands leadership to another member, as an operator would.
     pub fn transfer(&self) -> anyhow::Result<()> {
-        self.succeed(&["members", "transfer"])?;
+        let service = self.options.service.to_string();
+        self.succeed(&["members", "--service", &service, "transfer"])?;
         Ok(())
     }
 

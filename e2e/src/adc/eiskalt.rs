@@ -170,6 +170,11 @@ impl Eiskalt {
         })
     }
 
+    /// The local ports of its connections to that port of loopback: the same as before when it did not connect again.
+    pub fn connections_to(&self, port: u16) -> anyhow::Result<Vec<u16>> {
+        connections(self.process.pid(), port)
+    }
+
     /// What it printed: every ADC line of the hub, in and out.
     #[must_use]
     pub fn log(&self) -> String {
@@ -241,6 +246,25 @@ fn settings(nick: &str, identity: &Identity, port: u16, got: &str) -> String {
     }
     xml.push_str("</Settings></DCPlusPlus>\n");
     xml
+}
+
+/// The local ports of a process's established connections to a port, as Linux shows them (proc_pid_net_tcp(5)).
+fn connections(pid: u32, port: u16) -> anyhow::Result<Vec<u16>> {
+    let own: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .context("reading the open files")?
+        .filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).context("reading the connections")?;
+    let port_of = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+    let local = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let &[_, local, remote, "01", _, _, _, _, _, inode, ..] = fields.as_slice() else {
+            return None;
+        };
+        let is_own = own.contains(&format!("socket:[{inode}]"));
+        (is_own && port_of(remote) == Some(port)).then(|| port_of(local))?
+    };
+    Ok(table.lines().filter_map(local).collect())
 }
 
 /// JSON-RPC over HTTP.

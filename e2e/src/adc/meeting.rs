@@ -1,5 +1,6 @@
 //! What three kinds of clients do together on any hub: talk, whisper, search, and fetch files from each other.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -52,6 +53,8 @@ pub struct Meeting {
     pub eiskalt: Eiskalt,
     /// Our own client, called `airuser`.
     pub air: Air,
+    /// Local ports of eiskaltdcpp-daemon's connections to the hub, at the start.
+    connections: Vec<u16>,
     words: usize,
     round: usize,
 }
@@ -77,8 +80,9 @@ impl Meeting {
             }],
             ..AirOptions::new("airuser", &places.air)
         })?;
-        let meeting = Self {
+        let mut meeting = Self {
             places,
+            connections: Vec::new(),
             ncdc,
             eiskalt,
             air,
@@ -86,6 +90,12 @@ impl Meeting {
             round: 0,
         };
         meeting.all_here()?;
+        meeting.connections = meeting.eiskalt.connections_to(port(&meeting.places.eiskalt)?)?;
+        ensure!(
+            meeting.connections.len() == 1,
+            "eiskaltdcpp-daemon has {:?}",
+            meeting.connections
+        );
         Ok(meeting)
     }
 
@@ -146,6 +156,39 @@ impl Meeting {
         Ok(())
     }
 
+    /// As [`Self::talk`], of the two stock clients only: those who were not on the lost member.
+    pub fn talk_without_air(&mut self) -> anyhow::Result<()> {
+        let word = self.word();
+        self.ncdc.say(&format!("ncdc says {word}"))?;
+        self.eiskalt_hears(&format!("ncdc says {word}"))?;
+        self.eiskalt
+            .say(&self.places.eiskalt, &format!("eiskalt says {word}"))?;
+        self.ncdc.hears(&format!("eiskalt\\ssays\\s{word}"))
+    }
+
+    /// The SIDs of all, by nick, as our own client sees them.
+    #[must_use]
+    pub fn sids(&self) -> BTreeMap<String, String> {
+        let view = self.air.view();
+        view.users
+            .values()
+            .map(|user| (user.nick(), user.sid.clone()))
+            .collect()
+    }
+
+    /// Fails when one of the stock clients has lost its connection to the hub since the start.
+    pub fn stayed_connected(&self) -> anyhow::Result<()> {
+        let greetings = self.ncdc.count("> HSUP ");
+        ensure!(greetings == 1, "ncdc connected {greetings} times");
+        let now = self.eiskalt.connections_to(port(&self.places.eiskalt)?)?;
+        ensure!(
+            now == self.connections,
+            "eiskaltdcpp-daemon had {:?}, and has {now:?}",
+            self.connections
+        );
+        Ok(())
+    }
+
     /// Each says something to each other in private, and only that one hears it.
     pub fn whisper(&mut self) -> anyhow::Result<()> {
         let word = self.word();
@@ -178,8 +221,10 @@ impl Meeting {
         self.ncdc.search("okapi", "okapi.bin")?;
         self.eiskalt.search(&self.places.eiskalt, "zebra", "zebra0.bin")?;
         self.eiskalt.search(&self.places.eiskalt, "okapi", "okapi.bin")?;
-        for (word, hit) in [("zebra0", zebra(0)), ("giraffe0", giraffe(0))] {
-            self.air_finds(word, &hit)?;
+        self.air_finds("giraffe0", &giraffe(0))?;
+        // Two passive clients could not connect to each other: neither asks the other.
+        if self.places.ncdc_is_active {
+            self.air_finds("zebra0", &zebra(0))?;
         }
         Ok(())
     }
@@ -244,6 +289,13 @@ impl Meeting {
         self.words += 1;
         format!("word{}", self.words)
     }
+}
+
+/// The port in a hub's address.
+fn port(url: &str) -> anyhow::Result<u16> {
+    let address = url.split('?').next().unwrap_or_default().trim_end_matches('/');
+    let port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+    port.with_context(|| format!("{url} has no port"))
 }
 
 fn zebra(round: usize) -> String {
