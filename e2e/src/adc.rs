@@ -5,6 +5,8 @@
 //! [`swarm`] drives thousands of users in one thread and looks no deeper into their lines than it must.
 
 pub mod air;
+pub mod churn;
+pub mod contest;
 pub mod eiskalt;
 pub mod identity;
 pub mod line;

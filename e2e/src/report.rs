@@ -89,12 +89,23 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Draws the cumulative distribution of several series of durations, on a logarithmic scale of milliseconds.
 pub fn plot_distribution(path: &Path, title: &str, series: &[(String, Vec<Duration>)]) -> anyhow::Result<()> {
+    plot_distribution_of("trials", path, title, series)
+}
+
+/// As [`plot_distribution`], of other things than trials.
+pub fn plot_distribution_of(
+    things: &str,
+    path: &Path,
+    title: &str,
+    series: &[(String, Vec<Duration>)],
+) -> anyhow::Result<()> {
     make_parent(path)?;
-    draw(path, title, series).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
+    draw(things, path, title, series).map_err(|error| anyhow!("drawing {}: {error}", path.display()))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of a few thousand")]
 fn draw(
+    things: &str,
     path: &Path,
     title: &str,
     series: &[(String, Vec<Duration>)],
@@ -117,7 +128,7 @@ fn draw(
     chart
         .configure_mesh()
         .x_desc("milliseconds")
-        .y_desc("part of the trials")
+        .y_desc(format!("part of the {things}"))
         .draw()?;
     for (index, (name, values)) in series.iter().enumerate() {
         let mut sorted: Vec<f64> = values.iter().map(in_ms).collect();

@@ -277,8 +277,9 @@ impl Swarm {
     }
 }
 
-/// Raises the limit of open files of this process and of those it starts: two ends of each connection, and some more.
-fn raise_limit_of_files(users: usize) -> anyhow::Result<()> {
+/// Raises the limit of open files of this process, and of those that it starts afterwards, to what a hub with so many users
+/// needs, and some more.
+pub fn raise_limit_of_files(users: usize) -> anyhow::Result<()> {
     let needed = 2 * users as u64 + 1_000;
     let limit = getrlimit(Resource::Nofile);
     let enough = |value: Option<u64>| value.is_none_or(|value| value >= needed);
