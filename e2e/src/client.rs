@@ -11,6 +11,8 @@ use crate::data::ensure_identical;
 use crate::process::Process;
 use crate::program::stock;
 
+const HOST: &str = "127.0.0.1";
+
 /// A client program and the options it is asked to use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Client {
@@ -112,6 +114,45 @@ impl Client {
             .with_context(|| format!("{} downloading {remote}", self.name()))
     }
 
+    /// Uploads `local` as `remote` to the server on `port` of loopback, and waits for the client's end. Returns what it
+    /// printed: some clients end well also when the server refused.
+    pub fn upload(self, port: u16, local: &Path, remote: &str, within: Duration) -> anyhow::Result<String> {
+        let mut output = local.as_os_str().to_owned();
+        output.push(".upload-output");
+        let command = self.upload_command(port, local, remote)?;
+        let mut process = Process::start(&self.name(), command, PathBuf::from(output))?;
+        process.wait(within)?;
+        Ok(process.output())
+    }
+
+    fn upload_command(self, port: u16, local: &Path, remote: &str) -> anyhow::Result<Command> {
+        let port = port.to_string();
+        let put = |before: &[&str], after: &[&str]| -> Vec<OsString> {
+            words(before).chain([local.into()]).chain(words(after)).collect()
+        };
+        let arguments = match self {
+            Self::TftpHpa => put(&["-m", "binary", HOST, &port, "-c", "put"], &[remote]),
+            Self::TftpHpaNetascii => put(&["-m", "ascii", HOST, &port, "-c", "put"], &[remote]),
+            Self::Curl { block_size } => {
+                let (url, size) = (format!("tftp://{HOST}:{port}/{remote}"), block_size.to_string());
+                put(&["-sS", "--tftp-blksize", &size, "-T"], &[&url])
+            }
+            Self::Atftp => put(&["-p", "-r", remote, "-l"], &[HOST, &port]),
+            Self::AtftpOptions { block_size, window } => {
+                let (size, window) = (format!("blksize {block_size}"), format!("windowsize {window}"));
+                let before = ["--option", &size, "--option", &window, "-p", "-r", remote, "-l"];
+                put(&before, &[HOST, &port])
+            }
+            Self::Busybox { block_size } => {
+                let size = block_size.to_string();
+                put(&["tftp", "-p", "-b", &size, "-r", remote, "-l"], &[HOST, &port])
+            }
+        };
+        let mut command = self.program()?;
+        command.args(arguments);
+        Ok(command)
+    }
+
     fn command(self, host: &str, port: u16, remote: &str, local: &Path) -> anyhow::Result<Command> {
         let port = port.to_string();
         let arguments: Vec<OsString> = match self {
@@ -145,15 +186,19 @@ impl Client {
                     .collect()
             }
         };
+        let mut command = self.program()?;
+        command.args(arguments);
+        Ok(command)
+    }
+
+    fn program(self) -> anyhow::Result<Command> {
         let (program, package) = match self {
             Self::TftpHpa | Self::TftpHpaNetascii => ("tftp", "tftp-hpa"),
             Self::Curl { .. } => ("curl", "curl"),
             Self::Atftp | Self::AtftpOptions { .. } => ("atftp", "atftp"),
             Self::Busybox { .. } => ("busybox", "busybox-static"),
         };
-        let mut command = Command::new(stock(program, package)?);
-        command.args(arguments);
-        Ok(command)
+        Ok(Command::new(stock(program, package)?))
     }
 }
 

@@ -47,6 +47,8 @@ pub struct GroupOptions {
     pub restore: Option<PathBuf>,
     /// Options of the hub, as in the agent's configuration.
     pub adc_options: Option<serde_json::Value>,
+    /// How the names begin that clients may upload, if any.
+    pub tftp_uploads: Option<&'static str>,
 }
 
 impl Default for GroupOptions {
@@ -57,6 +59,7 @@ impl Default for GroupOptions {
             tftp_root: None,
             restore: None,
             adc_options: None,
+            tftp_uploads: None,
         }
     }
 }
@@ -144,6 +147,9 @@ impl Group {
         }
         if let Some(file) = self.options.restore.take() {
             command.arg("--restore").arg(file);
+        }
+        if let Some(prefix) = self.options.tftp_uploads {
+            command.args(["--tftp-uploads", prefix]);
         }
         if let Some(options) = &self.options.adc_options {
             let file = self.temp.path().join("adc-options.json");

@@ -12,9 +12,9 @@ use e2e::program::source_root;
 const LINES_MAX: usize = 500;
 
 /// The roles in a service folder that are pure (`server.rs` is the one that is not), as files or as folders.
-const PURE: [&str; 11] = [
-    "access", "packet", "message", "request", "transfer", "session", "state", "netascii", "path", "outbox",
-    "peer",
+const PURE: [&str; 12] = [
+    "access", "packet", "message", "request", "transfer", "upload", "session", "state", "netascii", "path",
+    "outbox", "peer",
 ];
 
 /// The operator's pure files and folders.

@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// A directory whose files are imported into the TFTP service at the start.
     #[arg(long, value_name = "DIR")]
     tftp_root: Option<PathBuf>,
+    /// Lets TFTP clients upload and replace files whose names begin so; may be given several times.
+    #[arg(long, value_name = "PREFIX")]
+    tftp_uploads: Vec<String>,
     /// The UDP port for TFTP clients, on 127.0.0.1.
     #[arg(long, value_name = "PORT", default_value_t = ServiceKind::Tftp.client_port())]
     tftp_port: u16,
@@ -169,6 +172,7 @@ fn prepare(
             root: service::root(kind, args),
             adc: service::adc_options(kind, args)?,
             password_key_file: directory.password_key_file(),
+            uploads: args.tftp_uploads.clone(),
         },
         socket: client.socket,
         restore_from,

@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::Resource;
 use operator_api::ServiceKind;
-use operator_api::config::{FileSource, KvConfig, ServerTls, ServiceConfig, TftpConfig};
+use operator_api::config::{FileSource, KvConfig, ServerTls, ServiceConfig, TftpConfig, UploadRule};
 use operator_api::resources::{
     ClientTls, GroupSpec, GroupStatus, KvCluster, LocalName, Quantity, TftpCluster, TftpSource,
+    TftpUploadRule,
 };
 use serde::de::DeserializeOwned;
 
@@ -115,6 +116,8 @@ impl Group for TftpCluster {
                 .iter()
                 .map(file_source)
                 .collect::<Result<_, _>>()?,
+            uploads: self.spec.uploads.iter().map(upload_rule).collect(),
+            upload_bytes_max: bytes("limits.uploadBytesMax", &limits.upload_bytes_max)?,
         };
         config.validate().map_err(Invalid::Service)?;
         Ok(ServiceConfig::Tftp(config))
@@ -198,6 +201,14 @@ fn source_mount(source: &TftpSource) -> Option<Mount> {
         },
         path: source_directory(source),
     })
+}
+
+fn upload_rule(rule: &TftpUploadRule) -> UploadRule {
+    UploadRule {
+        prefix: rule.prefix.clone(),
+        overwrite: rule.overwrite,
+        from: rule.from.clone(),
+    }
 }
 
 fn source_directory(source: &TftpSource) -> String {

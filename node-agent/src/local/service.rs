@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
-use operator_api::config::{AdcConfig, AdcFrontends, KvConfig, ServiceConfig, ServiceKind, TftpConfig};
+use operator_api::config::{
+    AdcConfig, AdcFrontends, KvConfig, ServiceConfig, ServiceKind, TftpConfig, UploadRule,
+};
 
 use super::Args;
 use super::layout::MemberPlace;
@@ -23,6 +25,8 @@ pub(crate) struct Service {
     pub adc: Option<Box<AdcConfig>>,
     /// The key of the hub's passwords.
     pub password_key_file: PathBuf,
+    /// How the names of files begin that clients may upload.
+    pub uploads: Vec<String>,
 }
 
 impl Service {
@@ -30,7 +34,10 @@ impl Service {
     pub(crate) fn config(&self, place: &MemberPlace) -> ServiceConfig {
         let own = place.own_client.unwrap_or(self.client);
         match self.kind {
-            ServiceKind::Tftp => ServiceConfig::Tftp(TftpConfig::at(self.client)),
+            ServiceKind::Tftp => ServiceConfig::Tftp(TftpConfig {
+                uploads: self.uploads.iter().map(upload_rule).collect(),
+                ..TftpConfig::at(self.client)
+            }),
             ServiceKind::Kv => ServiceConfig::Kv(KvConfig::at(self.client, own)),
             ServiceKind::Adc => ServiceConfig::Adc(Box::new(self.adc_config(own))),
         }
@@ -106,6 +113,14 @@ pub(crate) fn adc_options(kind: ServiceKind, args: &Args) -> anyhow::Result<Opti
     options
         .map(Some)
         .with_context(|| format!("--adc-options {}", file.display()))
+}
+
+fn upload_rule(prefix: &String) -> UploadRule {
+    UploadRule {
+        prefix: prefix.clone(),
+        overwrite: true,
+        from: Vec::new(),
+    }
 }
 
 const fn loopback(port: u16) -> SocketAddr {

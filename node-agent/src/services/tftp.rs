@@ -21,7 +21,7 @@ use tftp::files::{FileLimits, Files, GetError, PutError, RemoveError};
 use tftp::path::FilePath;
 use tftp::state::{FileVersion, TftpState};
 use tftp::transfer::Limits;
-use tftp::{Metrics, Options, Tftp};
+use tftp::{Metrics, Options, Tftp, UploadRule, Uploads};
 
 use super::{Started, serve, start_node};
 use sources::Sources;
@@ -74,6 +74,7 @@ pub(super) async fn start(
         },
         block_size_max: tftp.block_size_max,
         window_size_max: tftp.window_size_max,
+        uploads: uploads(tftp)?,
         metrics: metrics.clone(),
     };
     let (shown, lacking) = (replica.clone(), files.clone());
@@ -91,6 +92,25 @@ pub(super) async fn start(
         detail: Arc::new(move || tftp::server::transfers(&shown, &metrics, TRANSFERS_SHOWN_MAX)),
         lacks: Arc::new(move || lacks(&lacking)),
         files: Some(Arc::new(Adapter { files, replica })),
+    })
+}
+
+fn uploads(tftp: &TftpConfig) -> anyhow::Result<Uploads> {
+    let rules = tftp.uploads.iter().map(|rule| {
+        let networks = rule.from.iter().map(|network| {
+            network
+                .parse()
+                .with_context(|| format!("tftp option uploads: `{network}` is no network"))
+        });
+        Ok(UploadRule {
+            prefix: rule.prefix.clone(),
+            overwrite: rule.overwrite,
+            from: networks.collect::<anyhow::Result<_>>()?,
+        })
+    });
+    Ok(Uploads {
+        rules: rules.collect::<anyhow::Result<_>>()?,
+        bytes_max: tftp.upload_bytes_max,
     })
 }
 
@@ -141,7 +161,8 @@ fn not_put(error: PutError) -> FileError {
         PutError::Receive(_)
         | PutError::SizeDiffers { .. }
         | PutError::HashDiffers { .. }
-        | PutError::OfAnother => FileError::BodyBroken(whole(error)),
+        | PutError::OfAnother
+        | PutError::Exists => FileError::BodyBroken(whole(error)),
         PutError::TooLarge { .. } | PutError::TooManyFiles { .. } => FileError::Full(whole(error)),
         PutError::Store(tftp::content::ContentError::DiskFull { .. }) => FileError::Full(whole(error)),
         PutError::Store(_) | PutError::NoQuorum { .. } => FileError::Unavailable(whole(error)),

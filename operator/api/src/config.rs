@@ -4,6 +4,7 @@ mod adc;
 mod kubernetes;
 mod sources;
 mod tftp;
+mod uploads;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ pub use adc::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcRate, AdcTls};
 pub use kubernetes::{KubernetesConfig, VARIABLES};
 pub use sources::FileSource;
 pub use tftp::TftpConfig;
+pub use uploads::UploadRule;
 
 /// The services Quorate runs. One group (one custom resource) runs one of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ mod storage;
 mod tftp;
 mod tls;
 mod upgrade;
+mod uploads;
 
 pub use adc::{
     AdcAdmission, AdcHub, AdcHubOptions, AdcHubSpec, AdcLimits, AdcRegisteredUsers, FloodLimits, Frontends,
@@ -36,6 +37,7 @@ pub use storage::{StorageSpec, StorageType, WhenDeleted};
 pub use tftp::{TftpCluster, TftpClusterSpec, TftpLimits};
 pub use tls::{ClientTls, TlsMode, TlsSpec};
 pub use upgrade::{UpgradeSpec, UpgradeType};
+pub use uploads::TftpUploadRule;
 
 /// The API group of the custom resources, and the prefix of our labels and annotations.
 pub const API_GROUP: &str = "quorate.dev";

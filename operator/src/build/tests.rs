@@ -77,6 +77,7 @@ fn every_field_of_the_resource_arrives() {
         "logFormat": "Text",
         "drainSeconds": 40,
         "upgrade": {"type": "OnDelete", "minReadySeconds": 3, "progressDeadlineSeconds": 60},
+        "uploads": [{"prefix": "backup/", "overwrite": true, "from": ["192.0.2.0/24"]}],
         "sources": [
             {"name": "boot", "type": "ConfigMap", "configMap": {"name": "boot-files", "prefix": "pxe"}},
             {"name": "images", "type": "PersistentVolumeClaim", "persistentVolumeClaim": {"claimName": "images"}},

@@ -84,6 +84,17 @@ struct Inner<G> {
     lost: Notify,
 }
 
+/// What a put does where there is a file of that name.
+#[derive(Clone, Copy)]
+enum PutTerms<'a> {
+    /// Replaces it.
+    Replace,
+    /// Leaves it as it is.
+    New,
+    /// For a source, with its name and the content that it promises: replaces what came from the same source.
+    From(&'a str, ContentHash),
+}
+
 /// Content that must stay on this member's disk, as long as this lives.
 struct Pin<G: Group> {
     inner: Arc<Inner<G>>,
@@ -134,16 +145,32 @@ impl<G: Group> FilesOf<G> {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.put_checked(path, bytes, declared, None).await
+        self.put_on(path, bytes, declared, PutTerms::Replace).await
     }
 
-    /// [`FilesOf::put`]; for a source, with its name and the content that it promises.
-    async fn put_checked<S, E>(
+    /// As [`FilesOf::put`], unless there is a file of that name.
+    ///
+    /// # Errors
+    /// See [`PutError`]; [`PutError::Exists`] when there is one.
+    pub async fn put_new<S, E>(
         &self,
         path: FilePath,
         bytes: S,
         declared: Option<u64>,
-        from: Option<(&str, ContentHash)>,
+    ) -> Result<FileVersion, PutError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.put_on(path, bytes, declared, PutTerms::New).await
+    }
+
+    async fn put_on<S, E>(
+        &self,
+        path: FilePath,
+        bytes: S,
+        declared: Option<u64>,
+        terms: PutTerms<'_>,
     ) -> Result<FileVersion, PutError>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
@@ -157,7 +184,7 @@ impl<G: Group> FilesOf<G> {
             .map_err(|_| PutError::Propose(ProposeError::Stopping))?;
         self.check_leads()?;
         let sealed = self.receive(&path, bytes, declared).await?;
-        if let Some((_, expected)) = from
+        if let PutTerms::From(_, expected) = terms
             && sealed.hash() != expected
         {
             let found = sealed.hash();
@@ -172,13 +199,18 @@ impl<G: Group> FilesOf<G> {
             content_bytes_max,
         } = self.inner.limits;
         let file = NewFile { path, content, size };
-        let command = match from {
-            None => Command::Put {
+        let command = match terms {
+            PutTerms::Replace => Command::Put {
                 files: vec![file],
                 files_max,
                 content_bytes_max,
             },
-            Some((source, _)) => Command::PutFrom {
+            PutTerms::New => Command::PutNew {
+                file,
+                files_max,
+                content_bytes_max,
+            },
+            PutTerms::From(source, _) => Command::PutFrom {
                 source: source.to_owned(),
                 file,
                 files_max,
@@ -203,6 +235,7 @@ impl<G: Group> FilesOf<G> {
             }),
             Outcome::TooManyFiles => Err(PutError::TooManyFiles { files_max }),
             Outcome::OfAnother => Err(PutError::OfAnother),
+            Outcome::Exists => Err(PutError::Exists),
             _ => Err(self.too_large()),
         }
     }
@@ -424,7 +457,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// An error in one line, with what caused it.
-fn with_causes(error: &dyn Error) -> String {
+pub(crate) fn with_causes(error: &dyn Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

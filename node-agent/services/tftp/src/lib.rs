@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `packet.rs`, `netascii.rs`, `path.rs` | bytes and names as clients send them | no |
 //! | `transfer.rs` | one download, a state machine | no |
+//! | `upload.rs` | one upload, a state machine | no |
 //! | `state.rs` | files and sessions, on every member | no |
 //! | `content.rs` | the bytes of files on this member's disk | disk |
 //! | `files.rs` | files through the group: put, get, remove, fetch from peers | through `replication` |
@@ -17,5 +18,6 @@ pub mod path;
 pub mod server;
 pub mod state;
 pub mod transfer;
+pub mod upload;
 
-pub use server::{Metrics, Options, Tftp};
+pub use server::{Metrics, Options, Tftp, UploadRule, Uploads};

@@ -7,7 +7,7 @@ mod options;
 
 use thiserror::Error;
 
-pub use options::{Limits, Negotiated, negotiate};
+pub use options::{Limits, Negotiated, negotiate, transfer_size};
 
 /// The longest request that is read. RFC 2347 allows 512 octets; a little more is harmless, and firmware that pads
 /// its request or asks for a long path is not worth refusing.

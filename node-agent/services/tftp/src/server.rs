@@ -9,6 +9,7 @@ mod open;
 mod positions;
 mod session;
 mod socket;
+mod uploads;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::transfer::Limits;
 
 pub use metrics::Metrics;
 pub use socket::bind;
+pub use uploads::{UploadRule, Uploads};
 
 use leader::Leader;
 use positions::Board;
@@ -61,6 +63,8 @@ pub struct Options {
     pub block_size_max: u16,
     /// The largest `windowsize` that is granted.
     pub window_size_max: u16,
+    /// What clients may write.
+    pub uploads: Uploads,
     /// Where transfers are counted.
     pub metrics: Metrics,
 }
@@ -188,7 +192,7 @@ impl<'a> Port<'a> {
         }
         let listening = async {
             let mut socket = ServerSocket::new(self.hold()?)?;
-            let mut batch = Batch::new(true);
+            let mut batch = Batch::new(true, false);
             loop {
                 socket.readable().await?;
                 socket.try_receive(&mut batch)?;

@@ -350,6 +350,12 @@ impl State for TftpState {
                 content_bytes_max,
             } => self.put_from(at, source, file, files_max, content_bytes_max),
             Command::RemoveFrom { source, path } => self.remove_from(at, &source, &path),
+            Command::PutNew { file, .. } if self.files.contains_key(&file.path) => Outcome::Exists,
+            Command::PutNew {
+                file,
+                files_max,
+                content_bytes_max,
+            } => self.put(at, vec![file], files_max, content_bytes_max),
         }
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::FileSource;
+use super::{FileSource, UploadRule};
 
 /// The options of the TFTP service. Numbers are checked by [`TftpConfig::validate`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,12 @@ pub struct TftpConfig {
     /// What the leader takes files from by itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<FileSource>,
+    /// Which files clients may write; without any rule all uploads are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uploads: Vec<UploadRule>,
+    /// The largest file that a client may upload, in bytes.
+    #[serde(default = "TftpConfig::default_upload_bytes_max")]
+    pub upload_bytes_max: u64,
 }
 
 impl TftpConfig {
@@ -77,6 +83,11 @@ impl TftpConfig {
         100_000
     }
 
+    pub(crate) const fn default_upload_bytes_max() -> u64 {
+        // Firmware and crash dumps fit.
+        1 << 30
+    }
+
     /// The defaults, listening on `listen`.
     #[must_use]
     pub const fn at(listen: SocketAddr) -> Self {
@@ -92,6 +103,8 @@ impl TftpConfig {
             content_bytes_max: Self::default_content_bytes_max(),
             files_max: Self::default_files_max(),
             sources: Vec::new(),
+            uploads: Vec::new(),
+            upload_bytes_max: Self::default_upload_bytes_max(),
         }
     }
 
@@ -114,6 +127,10 @@ impl TftpConfig {
                 self.block_size_max
             ));
         }
+        if self.upload_bytes_max == 0 {
+            return Err("tftp option uploadBytesMax is 0: it must be at least 1".to_owned());
+        }
+        super::uploads::validate(&self.uploads)?;
         super::sources::validate(&self.sources)
     }
 }

@@ -7,6 +7,7 @@ use super::group::GroupSpec;
 use super::quantity::{Quantity, bytes_schema};
 use super::sources::TftpSource;
 use super::status::GroupStatus;
+use super::uploads::TftpUploadRule;
 use crate::config::TftpConfig;
 
 /// What a TFTP server should be like.
@@ -53,6 +54,11 @@ pub struct TftpClusterSpec {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub sources: Vec<TftpSource>,
+    /// Which files clients may write; without any rule all uploads are refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["prefix".into()]))]
+    pub uploads: Vec<TftpUploadRule>,
 }
 
 /// Bounds of a TFTP server. Each has the name of the agent's own option.
@@ -97,6 +103,10 @@ pub struct TftpLimits {
     #[serde(default = "files_max")]
     #[schemars(range(min = 1, max = 10_000_000))]
     pub files_max: i32,
+    /// The largest file that a client may upload, `1Gi`.
+    #[serde(default = "upload_bytes_max")]
+    #[schemars(schema_with = "bytes_schema")]
+    pub upload_bytes_max: Quantity,
 }
 
 impl Default for TftpLimits {
@@ -111,6 +121,7 @@ impl Default for TftpLimits {
             cache_bytes_max: cache_bytes_max(),
             content_bytes_max: content_bytes_max(),
             files_max: files_max(),
+            upload_bytes_max: upload_bytes_max(),
         }
     }
 }
@@ -142,6 +153,9 @@ fn content_bytes_max() -> Quantity {
 const fn files_max() -> i32 {
     TftpConfig::default_files_max().cast_signed()
 }
+fn upload_bytes_max() -> Quantity {
+    Quantity("1Gi".to_owned())
+}
 
 #[cfg(test)]
 mod tests {
@@ -154,11 +168,12 @@ mod tests {
         assert_eq!(limits, TftpLimits::default());
         assert_eq!(limits.cache_bytes_max.bytes(), Some(agent.cache_bytes_max));
         assert_eq!(limits.content_bytes_max.bytes(), Some(agent.content_bytes_max));
+        assert_eq!(limits.upload_bytes_max.bytes(), Some(agent.upload_bytes_max));
         let names = |value: serde_json::Value| -> Vec<String> {
             value.as_object().unwrap().keys().cloned().collect()
         };
         let mut expected = names(serde_json::to_value(agent).unwrap());
-        expected.retain(|name| name != "listen" && name != "sources");
+        expected.retain(|name| !["listen", "sources", "uploads"].contains(&name.as_str()));
         assert_eq!(names(serde_json::to_value(limits).unwrap()), expected);
     }
 

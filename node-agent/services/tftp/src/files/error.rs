@@ -50,6 +50,9 @@ pub enum PutError {
     /// Only for sources: somebody else put the file.
     #[error("the file was put by somebody else")]
     OfAnother,
+    /// Only for [`super::FilesOf::put_new`]: there is a file of that name.
+    #[error("there is a file of that name already")]
+    Exists,
     /// This member's disk refused.
     #[error("content could not be stored")]
     Store(#[source] ContentError),

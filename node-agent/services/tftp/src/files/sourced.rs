@@ -5,7 +5,7 @@ use std::error::Error;
 use bytes::Bytes;
 use futures::Stream;
 
-use super::{FilesOf, Group, PutError, RemoveError};
+use super::{FilesOf, Group, PutError, PutTerms, RemoveError};
 use crate::path::FilePath;
 use crate::state::{Command, ContentHash, FileVersion, Outcome};
 
@@ -25,7 +25,8 @@ impl<G: Group> FilesOf<G> {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
-        self.put_checked(path, bytes, None, Some((source, content))).await
+        self.put_on(path, bytes, None, PutTerms::From(source, content))
+            .await
     }
 
     /// As [`FilesOf::remove`], for a source.

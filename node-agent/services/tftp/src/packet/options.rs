@@ -1,4 +1,4 @@
-//! What a server grants of the options of a read request (RFC 2347, 2348, 2349, 7440).
+//! What a server grants of the options of a request (RFC 2347, 2348, 2349, 7440).
 
 use super::{RequestOption, encode_oack};
 
@@ -18,7 +18,7 @@ pub struct Limits {
     pub block_size_max: u16,
     /// The largest window; 1 to 8,192, anything else counts as the nearest of the two.
     pub window_size_max: u16,
-    /// Bytes of the file as it appears on the wire (after netascii), for `tsize`.
+    /// Bytes of the file as it appears on the wire (after netascii), for `tsize`; of a write request, what the client said.
     pub file_len: u64,
 }
 
@@ -31,11 +31,11 @@ pub struct Negotiated {
     pub window_size: u16,
     /// The retransmission interval that the client asked for, in seconds.
     pub timeout: Option<u8>,
-    /// The whole OACK packet, or `None` when nothing was granted: then the first answer is DATA 1.
+    /// The whole OACK packet, or `None` when nothing was granted: then the first answer is DATA 1, or ACK 0.
     pub oack: Option<Vec<u8>>,
 }
 
-/// Decides which options of a read request are granted.
+/// Decides which options of a request are granted.
 ///
 /// Unknown options and options with an invalid value are left out of the OACK, never an error: RFC 2347 leaves that
 /// to the option, and a client that asked for nonsense still gets its file by the defaults. Nothing enters the OACK
@@ -89,6 +89,13 @@ pub fn negotiate(options: &[RequestOption], limits: &Limits) -> Negotiated {
         negotiated.oack = Some(encode_oack(&granted));
     }
     negotiated
+}
+
+/// The `tsize` of a write request (RFC 2349): the size of the file as sent; 0 when the client does not know or say it.
+pub fn transfer_size(options: &[RequestOption]) -> u64 {
+    let named = |option: &&RequestOption| option.name.eq_ignore_ascii_case("tsize");
+    let option = options.iter().find(named);
+    option.and_then(|option| number(&option.value)).unwrap_or(0)
 }
 
 /// A wish of at least `min`, cut to `max`.

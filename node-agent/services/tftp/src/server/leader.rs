@@ -2,6 +2,8 @@
 
 mod blocks;
 mod record;
+mod timers;
+mod uploads;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::content::ContentError;
-use crate::packet::{self, ErrorCode, Packet, Request};
+use crate::packet::{self, ErrorCode, Packet, Request, RequestKind};
 use crate::server::Context;
 use crate::server::metrics::end_name;
 use crate::server::open::{self, Opened, Refusal};
@@ -25,6 +27,7 @@ use crate::server::session::Session;
 use crate::server::socket::{Batch, DATAGRAM_BYTES_MAX, Datagram, ServerSocket};
 use crate::state::{Outcome, SessionId, SessionKey};
 use crate::transfer::{End, Input, Output};
+use uploads::{Incoming, Progress};
 
 /// Requests that may be on their way to a session at once; further ones are dropped, and their clients ask again.
 const OPENING_MAX: usize = 1024;
@@ -53,6 +56,7 @@ enum Done {
     Closed(Vec<SessionId>, Result<Outcome, ProposeError>),
     Loaded(SessionKey, Result<(), ContentError>),
     LoadedAhead,
+    Uploading(SessionKey, u64, Progress),
 }
 
 #[expect(
@@ -92,6 +96,7 @@ pub(crate) struct Leader {
     /// When datagrams came last.
     heard_at: Duration,
     scratch: Vec<u8>,
+    incoming: Incoming,
 }
 
 impl Leader {
@@ -116,6 +121,7 @@ impl Leader {
             told_at: Duration::ZERO,
             heard_at: Duration::ZERO,
             scratch: Vec::with_capacity(DATAGRAM_BYTES_MAX),
+            incoming: Incoming::default(),
         }
     }
 
@@ -125,7 +131,8 @@ impl Leader {
 
     /// Serves until this member no longer leads, or stops.
     pub(crate) async fn run(mut self, leadership: &mut watch::Receiver<Leadership>, until: &Shutdown) {
-        let mut batch = Batch::new(self.context.options.address_moves);
+        let options = &self.context.options;
+        let mut batch = Batch::new(options.address_moves, !options.uploads.rules.is_empty());
         self.take_over(&mut batch);
         let timer = tokio::time::sleep_until(self.epoch);
         tokio::pin!(timer);
@@ -169,6 +176,7 @@ impl Leader {
                         self.receive(&mut batch);
                     }
                     self.fire();
+                    self.fire_uploads();
                 }
                 Event::Done(done) => self.finish_job(done),
             }
@@ -262,10 +270,12 @@ impl Leader {
         let key = SessionKey::new(datagram.peer, datagram.local);
         let input = match Packet::decode(datagram.bytes) {
             Ok(Packet::Ack(block)) => Input::Ack(block),
+            Ok(Packet::Error { code, .. }) if self.handle_upload_error(key, code) => return,
             Ok(Packet::Error { code, .. }) => Input::PeerError { code },
+            Ok(Packet::Data { block, payload }) => return self.handle_block(key, block, payload),
             Ok(Packet::Request(request)) => return self.handle_request(key, request),
-            // Nobody sends DATA or OACK to a server that only sends; to answer would invite loops.
-            Ok(Packet::Data { .. } | Packet::Oack(_)) => return,
+            // Nobody sends an OACK to a server; to answer would invite loops.
+            Ok(Packet::Oack(_)) => return,
             Err(error) => {
                 // Only what looks like a request is answered: an ERROR must never be (RFC 1350 §7).
                 if let Some(code) = error.error_code()
@@ -290,6 +300,9 @@ impl Leader {
     fn handle_request(&mut self, key: SessionKey, request: Request) {
         if !open::is_answered(&key) {
             return self.context.options.metrics.request("ignored");
+        }
+        if request.kind == RequestKind::Write {
+            return self.handle_write(key, &request);
         }
         let (path, mode) = match open::check(&request) {
             Ok(checked) => checked,
@@ -375,6 +388,7 @@ impl Leader {
             }
             Done::Loaded(key, loaded) => self.finish_load(key, loaded),
             Done::LoadedAhead => {}
+            Done::Uploading(key, id, progress) => self.finish_upload_job(key, id, progress),
         }
     }
 
@@ -384,33 +398,6 @@ impl Leader {
             && let Some(session) = self.sessions.get_mut(&key)
         {
             session.transfer.handle(input, now);
-            self.carry_out(key);
-        }
-    }
-
-    fn fire(&mut self) {
-        let now = self.now();
-        while let Some(Reverse((at, id))) = self.timers.peek().copied()
-            && at <= now
-        {
-            self.timers.pop();
-            let Some(key) = self.keys.get(&id).copied() else {
-                continue;
-            };
-            let Some(session) = self.sessions.get_mut(&key) else {
-                continue;
-            };
-            if session.scheduled != at {
-                continue;
-            }
-            session.scheduled = Duration::MAX;
-            if session.is_asleep() && session.deadline() <= now {
-                self.end(key, End::Idle);
-                continue;
-            }
-            if !session.is_asleep() && session.transfer.deadline() <= now {
-                session.transfer.handle(Input::Deadline, now);
-            }
             self.carry_out(key);
         }
     }
@@ -470,23 +457,5 @@ impl Leader {
             end = end_name(end),
             "transfer ended"
         );
-    }
-
-    fn next_wake(&self) -> Duration {
-        let timer = self
-            .timers
-            .peek()
-            .map_or(Duration::from_secs(3600), |Reverse((at, _))| *at);
-        let tell = if self.moved.is_empty() {
-            Duration::MAX
-        } else {
-            self.told_at + TELL_INTERVAL
-        };
-        let close = if self.closing.is_empty() || self.close_runs {
-            Duration::MAX
-        } else {
-            self.close_at
-        };
-        timer.min(tell).min(close)
     }
 }

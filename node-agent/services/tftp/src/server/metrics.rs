@@ -11,6 +11,8 @@ use crate::transfer::End;
 pub struct Metrics {
     requests: IntCounterVec,
     transfers: IntCounterVec,
+    uploads: IntCounterVec,
+    uploaded_bytes: IntCounter,
     bytes: IntCounter,
     packets: IntCounter,
     received: IntCounter,
@@ -44,6 +46,8 @@ impl Metrics {
                 "result",
             )?,
             transfers: by("transfers_total", "Transfers that ended, by how.", "end")?,
+            uploads: by("uploads_total", "Uploads that ended, by how.", "end")?,
+            uploaded_bytes: counter("uploaded_bytes_total", "Bytes of files received.")?,
             bytes: counter("sent_bytes_total", "Bytes of files sent, repeated ones included.")?,
             packets: counter("sent_packets_total", "Packets sent.")?,
             received: counter("received_packets_total", "Packets received.")?,
@@ -58,8 +62,10 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.transfers.clone()))?;
+        registry.register(Box::new(metrics.uploads.clone()))?;
         for counter in [
             &metrics.bytes,
+            &metrics.uploaded_bytes,
             &metrics.packets,
             &metrics.received,
             &metrics.resumed,
@@ -78,6 +84,14 @@ impl Metrics {
 
     pub(crate) fn ended(&self, end: End) {
         self.transfers.with_label_values(&[end_name(end)]).inc();
+    }
+
+    pub(crate) fn uploaded(&self, end: &str) {
+        self.uploads.with_label_values(&[end]).inc();
+    }
+
+    pub(crate) fn uploaded_bytes(&self, bytes: u64) {
+        self.uploaded_bytes.inc_by(bytes);
     }
 
     pub(crate) fn sent(&self, packets: u64, bytes: u64) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use replication::ProposeError;
 use tracing::warn;
 
-use crate::packet::{self, ErrorCode, Mode, Request, RequestKind};
+use crate::packet::{self, ErrorCode, Mode, Request};
 use crate::path::FilePath;
 use crate::server::Context;
 use crate::server::socket::is_to_many;
@@ -41,7 +41,7 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    fn new(code: ErrorCode, message: impl Into<String>, result: &'static str) -> Self {
+    pub(crate) fn new(code: ErrorCode, message: impl Into<String>, result: &'static str) -> Self {
         Self {
             code,
             message: message.into(),
@@ -56,16 +56,8 @@ pub(crate) fn is_answered(key: &SessionKey) -> bool {
     !is_to_many(key.local().ip()) && !LOOP_PORTS.contains(&key.peer().port())
 }
 
-/// Checks what can be checked without looking anything up.
+/// Checks what can be checked of a read request without looking anything up.
 pub(crate) fn check(request: &Request) -> Result<(FilePath, TransferMode), Refusal> {
-    if request.kind == RequestKind::Write {
-        // U-Boot starts anew, for ever, after any code but 1 and 2.
-        return Err(Refusal::new(
-            ErrorCode::AccessViolation,
-            "this server takes no uploads",
-            "write_refused",
-        ));
-    }
     let mode = match &request.mode {
         Mode::Octet => TransferMode::Octet,
         Mode::Netascii => TransferMode::Netascii,

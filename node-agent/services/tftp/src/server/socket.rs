@@ -12,9 +12,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Bytes of one receive buffer. Clients send requests (at most 1,024 bytes) and ACKs; the rest is room for several
+/// Bytes of one receive buffer where clients send requests (at most 1,024 bytes) and ACKs; the rest is room for several
 /// that the kernel hands over as one.
-const RECEIVE_BYTES: usize = 4096;
+const SMALL_BYTES: usize = 4096;
+/// The same where they send files: the most that the kernel hands over at once.
+const LARGE_BYTES: usize = 65_535;
 /// Bytes the kernel may queue for the socket: some thousand clients that ask at once, and the gap between two leaders.
 const KERNEL_QUEUE_BYTES: usize = 4 << 20;
 /// The largest UDP payload (RFC 768 over IPv4), so the most that one segmented send can carry.
@@ -61,7 +63,7 @@ pub(crate) struct ServerSocket {
 
 /// Buffers for one batch of datagrams.
 pub(crate) struct Batch {
-    buffers: Vec<[u8; RECEIVE_BYTES]>,
+    buffers: Vec<Vec<u8>>,
     metas: [RecvMeta; BATCH_SIZE],
     filled: usize,
     /// Whether the address that clients send to is this member's own; see `Options::address_moves`.
@@ -69,9 +71,11 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    pub(crate) fn new(address_moves: bool) -> Self {
+    /// With room for blocks of files, if `takes_files`.
+    pub(crate) fn new(address_moves: bool, takes_files: bool) -> Self {
+        let bytes = if takes_files { LARGE_BYTES } else { SMALL_BYTES };
         Self {
-            buffers: vec![[0; RECEIVE_BYTES]; BATCH_SIZE],
+            buffers: vec![vec![0; bytes]; BATCH_SIZE],
             metas: [RecvMeta::default(); BATCH_SIZE],
             filled: 0,
             address_moves,
@@ -90,7 +94,7 @@ impl Batch {
                 to
             };
             let local = SocketAddr::new(to, bound.port());
-            let bytes = &buffer[..meta.len.min(RECEIVE_BYTES)];
+            let bytes = &buffer[..meta.len.min(buffer.len())];
             let peer = meta.addr;
             bytes
                 .chunks(meta.stride.max(1))
@@ -232,7 +236,7 @@ mod tests {
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let server: SocketAddr = ([127, 0, 0, 2], any.bound().port()).into();
         client.send_to(b"hello", server).unwrap();
-        let mut batch = Batch::new(false);
+        let mut batch = Batch::new(false, false);
         receive(&mut any, &mut batch).await;
         let datagram = batch.datagrams(any.bound()).next().unwrap();
         assert_eq!(
@@ -267,7 +271,7 @@ mod tests {
                 client
             };
             client.send_to(b"hello", (to, socket.bound().port())).unwrap();
-            let mut batch = Batch::new(true);
+            let mut batch = Batch::new(true, false);
             receive(&mut socket, &mut batch).await;
             let datagram = batch.datagrams(socket.bound()).next().unwrap();
             let expected = SocketAddr::new(unspecified.parse().unwrap(), socket.bound().port());

@@ -59,6 +59,15 @@ pub enum Command {
         /// The file's path.
         path: FilePath,
     },
+    /// Creates a file, unless there is one of that name.
+    PutNew {
+        /// The file.
+        file: NewFile,
+        /// As in [`Command::Put`].
+        files_max: u32,
+        /// As in [`Command::Put`].
+        content_bytes_max: u64,
+    },
 }
 
 /// A file to be put.
@@ -110,4 +119,6 @@ pub enum Outcome {
     Closed,
     /// Nothing was changed: the file is not of this source.
     OfAnother,
+    /// Nothing was changed: there is a file of that name.
+    Exists,
 }

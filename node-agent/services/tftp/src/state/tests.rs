@@ -61,6 +61,18 @@ fn put_from(source: &str, name: &str, byte: u8, size: u64) -> Command {
     }
 }
 
+fn put_new(name: &str, byte: u8, size: u64) -> Command {
+    Command::PutNew {
+        file: NewFile {
+            path: path(name),
+            content: hash(byte),
+            size,
+        },
+        files_max: 100,
+        content_bytes_max: 1 << 20,
+    }
+}
+
 fn remove_from(source: &str, name: &str) -> Command {
     Command::RemoveFrom {
         source: source.to_owned(),
@@ -355,6 +367,10 @@ fn stored_commands_keep_their_bytes() {
         ],
     );
     check_golden(&remove_from("boot", "a"), expect!["0604626f6f740161"]);
+    check_golden(
+        &put_new("a", 0xaa, 300),
+        expect!["070161aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac0264808040"],
+    );
 }
 
 fn check_golden_outcome(outcome: &Outcome, expected: Expect) {
@@ -381,6 +397,7 @@ fn outcomes_keep_their_bytes() {
     check_golden_outcome(&Outcome::Checkpointed, expect!["09"]);
     check_golden_outcome(&Outcome::Closed, expect!["0a"]);
     check_golden_outcome(&Outcome::OfAnother, expect!["0b"]);
+    check_golden_outcome(&Outcome::Exists, expect!["0c"]);
 }
 
 #[test]
@@ -584,4 +601,12 @@ proptest! {
         let _ = TftpState::restore(&[vec![SNAPSHOT_VERSION], bytes.clone()].concat());
         let _ = TftpState::restore(&[vec![SNAPSHOT_VERSION_SOURCED], bytes].concat());
     }
+}
+
+#[test]
+fn new_file_never_replaces_one() {
+    let (state, outcomes) = apply_all(vec![put_new("a", 1, 10), put_new("a", 2, 20), put("b", 3, 30)]);
+    assert!(matches!(outcomes[0], Outcome::Put { .. }));
+    assert_eq!(outcomes[1], Outcome::Exists);
+    assert_eq!(state.lookup(&path("a")).unwrap().content, hash(1));
 }
