@@ -5,6 +5,7 @@
 
 mod backup;
 pub(crate) mod files;
+pub(crate) mod hub;
 mod membership;
 pub(crate) mod page;
 pub(crate) mod server;
@@ -28,6 +29,7 @@ use uuid::Uuid;
 
 use crate::telemetry::Metrics;
 use files::FileStore;
+use hub::HubDesk;
 
 /// What the admin port asks of the member's Raft node; a trait so that tests need no Raft.
 pub(crate) trait Control: Send + Sync + 'static {
@@ -114,6 +116,8 @@ pub(crate) struct Admin {
     pub lacks: Lacks,
     /// The files of the service, if it has any.
     pub files: Option<Arc<dyn FileStore>>,
+    /// The hub, if the service is one.
+    pub hub: Option<Arc<dyn HubDesk>>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The token that changing requests carry; without one they are refused.
@@ -132,6 +136,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/v1/status", get(status))
         .merge(membership::routes())
         .merge(files::routes())
+        .merge(hub::routes())
         .merge(backup::routes())
         .fallback(async || {
             Refusal::new(

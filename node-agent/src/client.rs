@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
+use operator_api::admin::hub::{HubDone, HubOrder};
 use operator_api::admin::{AddLearner, FileInfo, Identity, Initialize, MemberRef, Problem};
 use operator_api::{AUTHORIZATION_SCHEME, MemberStatus};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
@@ -202,6 +203,18 @@ impl AdminClient {
         let mut url = self.url(&["v1", "backup"])?;
         url.set_query(Some(&format!("atLeast={at_least}")));
         self.send(self.request_to(Method::GET, url)).await
+    }
+
+    /// `GET /v1/adc/{what}`: users, bans, accounts or audit.
+    pub(crate) async fn hub_list<T: DeserializeOwned>(&self, what: &str) -> Result<Vec<T>, ClientError> {
+        let request = self.request(Method::GET, &["v1", "adc", what])?;
+        self.json(self.send(request).await?).await
+    }
+
+    /// `POST /v1/adc/orders`, to the leader. Safe to repeat: at worst an order finds its work done.
+    pub(crate) async fn hub_order(&self, order: &HubOrder) -> Result<HubDone, ClientError> {
+        let request = self.request(Method::POST, &["v1", "adc", "orders"])?.json(order);
+        self.json(self.send(request).await?).await
     }
 
     async fn membership(&self, step: &str, body: &impl Serialize) -> Result<Response, ClientError> {

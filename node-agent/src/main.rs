@@ -8,6 +8,7 @@ mod config;
 mod files;
 mod group;
 mod https;
+mod hub;
 mod kubernetes;
 mod local;
 mod members;
@@ -44,6 +45,8 @@ enum Command {
     Status(status::Args),
     /// Store, read, list and remove the files of a TFTP group.
     Files(files::Args),
+    /// Look at a hub and keep order in it.
+    Adc(hub::Args),
     /// List members, hand leadership over, remove a member.
     Members(members::Args),
     /// Write the whole state of a group into a file.
@@ -77,6 +80,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Files(args) => files::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Adc(args) => hub::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Members(args) => members::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Backup(args) => backup::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Restore(args) => backup::restore(args).await.map(|()| ExitCode::SUCCESS),
@@ -125,6 +129,8 @@ mod tests {
             "quorate-agent files get x -o y",
             "quorate-agent members transfer 5 --dir d",
             "quorate-agent members --service tftp ls",
+            "quorate-agent adc ban 10.0.0.0/8 spam --for 30m --dir d",
+            "quorate-agent adc --dir d account put op owner",
             "quorate-agent status --json --dir d",
             "quorate-agent run --config c.json",
             "quorate-agent backup --service kv --dir d file",

@@ -99,6 +99,7 @@ impl Member {
             detail,
             lacks,
             files,
+            hub,
         } = services::start(
             config,
             data_dir.path(),
@@ -124,6 +125,7 @@ impl Member {
             detail,
             lacks,
             files,
+            hub,
             metrics,
             token,
             phase: phases,

@@ -20,6 +20,7 @@ use replication::{Node, NodeOptions, Replica, ServeError, Service, Shutdown};
 use tokio::sync::oneshot;
 
 use crate::admin::files::FileStore;
+use crate::admin::hub::HubDesk;
 use crate::admin::{Detail, Lacks};
 
 /// A service that is ready to run, and what it contributes.
@@ -36,6 +37,8 @@ pub(crate) struct Started {
     pub lacks: Lacks,
     /// Its files, if it has any.
     pub files: Option<Arc<dyn FileStore>>,
+    /// The hub, if it is one.
+    pub hub: Option<Arc<dyn HubDesk>>,
 }
 
 /// Starts the node and prepares the service that the configuration names.

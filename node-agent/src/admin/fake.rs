@@ -238,6 +238,7 @@ impl Setup {
             detail: Arc::new(|| json!([{ "file": "a" }])),
             lacks: Arc::new(|| None),
             files: Some(Arc::new(files)),
+            hub: None,
             metrics: Arc::new(Metrics::new(ServiceKind::Tftp, "tftp-0").unwrap()),
             token: self.token,
             phase,

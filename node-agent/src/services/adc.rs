@@ -1,12 +1,15 @@
 //! The ADC hub in the agent's terms: its options and its part of the status.
 
+mod desk;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adc::server::{PasswordKey, Shown, Tls};
+use adc::server::{Desk, PasswordKey, Shown, Tls};
+use adc::session::bot::ban_target;
 use adc::session::{About, Rate, Rates, Settings};
-use adc::state::Limits;
+use adc::state::{BanTarget, Limits};
 use adc::{Adc, Metrics, Options};
 use anyhow::{Context, anyhow};
 use listenfd::ListenFd;
@@ -48,6 +51,8 @@ pub(super) async fn start(
             .context("reading the address of the passed socket")?,
         None => adc.listen,
     };
+    let desk = Desk::new(replica.clone(), limits(adc), password_key.as_ref());
+    let users = desk::follow_users_file(desk.clone(), adc.users_file.clone());
     let metrics = Metrics::register(registry).context("registering metrics")?;
     let size = |number: u32| usize::try_from(number).context("an adc option");
     let options = Options {
@@ -65,19 +70,37 @@ pub(super) async fn start(
         keep_alive: Duration::from_secs(adc.keep_alive_seconds.into()),
         history_lines_on_join: adc.history_lines_on_join.into(),
         password_key,
+        proxies: proxies(&adc.proxy_networks)?,
         tls,
         threads: adc.threads.into(),
         metrics: metrics.clone(),
     };
-    let (state, member_address, shown) = (replica.clone(), adc.member_listen, Shown::new(metrics));
+    let served = serve::<Adc>(options, replica.clone(), until);
+    let (state, member_address, shown) = (replica, adc.member_listen, Shown::new(metrics));
     Ok(Started {
         node,
-        serving: serve::<Adc>(options, replica, until),
+        serving: Box::pin(async {
+            tokio::select! {
+                ended = served => ended,
+                never = users => match never {},
+            }
+        }),
         client_address: client_address.to_string(),
         detail: Arc::new(move || adc::server::detail(&state, member_address, fingerprint.as_deref(), &shown)),
         lacks: Arc::new(|| None),
         files: None,
+        hub: Some(Arc::new(desk::Adapter(desk))),
     })
+}
+
+fn proxies(networks: &[String]) -> anyhow::Result<Vec<BanTarget>> {
+    let network = |text: &String| match ban_target(text) {
+        network @ BanTarget::Network { .. } => Ok(network),
+        _ => Err(anyhow!(
+            "adc option proxyNetworks: `{text}` is no network such as 10.0.0.0/8"
+        )),
+    };
+    networks.iter().map(network).collect()
 }
 
 fn read_key(file: &Path) -> anyhow::Result<PasswordKey> {

@@ -73,6 +73,7 @@ pub(super) async fn start(
         detail: Arc::new(move || kv::server::detail(&state, member_address, quota, &shown)),
         lacks: Arc::new(|| None),
         files: None,
+        hub: None,
     })
 }
 

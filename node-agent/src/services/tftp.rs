@@ -92,6 +92,7 @@ pub(super) async fn start(
         detail: Arc::new(move || tftp::server::transfers(&shown, &metrics, TRANSFERS_SHOWN_MAX)),
         lacks: Arc::new(move || lacks(&lacking)),
         files: Some(Arc::new(Adapter { files, replica })),
+        hub: None,
     })
 }
 

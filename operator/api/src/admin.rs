@@ -1,5 +1,7 @@
 //! Bodies of the agent's admin API (`/v1/...` on the admin port).
 
+pub mod hub;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::ServiceKind;

@@ -11,6 +11,7 @@ mod alias;
 mod fields;
 mod identity;
 mod lines;
+mod proxy;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use identity::{
     password_answer,
 };
 pub use lines::{LineError, LineReader};
+pub use proxy::{ProxyHeader, proxy_header};
 
 /// A line without its `\n`, checked as a whole: UTF-8, header, escapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 mod conveyor;
 mod counters;
+mod desk;
 mod events;
 mod hub;
 mod link;
@@ -22,10 +23,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 pub use counters::{Metrics, Shown};
+pub use desk::{Desk, DeskError, Registration};
 pub use tls::Tls;
 
 use crate::session::Settings;
-use crate::state::{AdcState, Limits};
+use crate::state::{AdcState, BanTarget, Limits};
 use crate::vault::{KEY_BYTES, Vault};
 use counters::Counters;
 use events::ToWorker;
@@ -71,6 +73,8 @@ pub struct Options {
     pub history_lines_on_join: usize,
     /// The key of passwords at rest; without it nobody is registered.
     pub password_key: Option<PasswordKey>,
+    /// Networks of load balancers, which begin each connection with a PROXY header.
+    pub proxies: Vec<BanTarget>,
     /// The certificate; plain connections only, without.
     pub tls: Option<Tls>,
     /// Threads that serve connections; as many as there are processors, with 0.
@@ -106,6 +110,7 @@ impl Service for Adc {
                 keep_alive: options.keep_alive,
             },
             tls: options.tls.as_ref().map(|tls| tls.config.clone()),
+            proxies: options.proxies.clone(),
             counters: counters.clone(),
         });
         let (to_hub, from_workers) = mpsc::channel(TO_HUB_MAX);

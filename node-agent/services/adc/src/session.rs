@@ -248,6 +248,11 @@ impl Session {
         matches!(self.phase, Phase::Closed)
     }
 
+    /// A load balancer said where the client really connects from, before the client said anything.
+    pub const fn set_address(&mut self, address: IpAddr) {
+        self.origin.address = address;
+    }
+
     /// Where it connects from.
     #[must_use]
     pub const fn address(&self) -> IpAddr {

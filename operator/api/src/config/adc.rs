@@ -122,7 +122,8 @@ pub struct AdcConfig {
     /// The network that the hub belongs to, as pingers are told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// Networks (`10.0.0.0/8`) of load balancers that say in a PROXY header where a client really connects from.
+    /// Networks (`10.0.0.0/8`) of load balancers that begin each connection with a PROXY header, version 1 or 2: it says
+    /// where the client really connects from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proxy_networks: Vec<String>,
     /// Threads that serve connections; as many as there are processors (8 at most), with 0.

@@ -7,6 +7,7 @@ mod socket;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ use tokio_util::task::TaskTracker;
 use super::Counters;
 use super::events::{Admitted, ToHub, ToWorker};
 use super::listener::Accepted;
-use crate::message::{Line, Sid};
+use crate::message::{Cid, Line, Sid};
 use crate::session::{Input, Settings};
-use crate::state::{Departure, LinkId};
+use crate::state::{BanTarget, Departure, LinkId};
 use connection::Connection;
 pub(super) use connection::Rules;
 use socket::Heard;
@@ -44,7 +45,19 @@ pub(super) struct Common {
     pub(super) settings: Arc<Settings>,
     pub(super) rules: Rules,
     pub(super) tls: Option<Arc<rustls::ServerConfig>>,
+    /// Networks of load balancers.
+    pub(super) proxies: Vec<BanTarget>,
     pub(super) counters: Arc<Counters>,
+}
+
+impl Common {
+    /// Whether a load balancer connects from there.
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        let nobody = Cid([0; 24]);
+        self.proxies
+            .iter()
+            .any(|network| network.hits("", &nobody, address))
+    }
 }
 
 /// The end of a thread that the hub holds.

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::socket::{self, Heard};
 use super::wire::Wire;
 use super::{Admitted, Common};
-use crate::message::{Line, LineReader, Sid, feature_list, swap_sids};
+use crate::message::{Line, LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_sids};
 use crate::server::events::ToHub;
 use crate::server::listener::{Accepted, Place};
 use crate::session::{Input, Origin, Output, Reach, Session, selects_among};
@@ -24,6 +24,8 @@ use crate::state::{Departure, Event, LinkId};
 
 /// Pieces in one write.
 const PIECES_MAX: usize = 64;
+/// Pieces for which an idle connection keeps room.
+const QUEUE_KEPT: usize = 4;
 /// Bytes of lines that are encrypted before they are written: what waits for a slow reader is shared with the others.
 const ENCRYPTED_MAX: usize = 64 << 10;
 /// How long a connection that is to be closed is read further: closing it with unread bytes would destroy the last words.
@@ -52,6 +54,8 @@ pub(super) struct Connection {
     alias: Option<(Sid, Sid)>,
     features: Vec<[u8; 4]>,
     wire: Wire,
+    /// What came of the header of a load balancer, as long as it is not complete.
+    header: Option<Vec<u8>>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
     /// What of it is encrypted already.
@@ -99,6 +103,7 @@ impl Connection {
             alias: None,
             features: Vec::new(),
             wire: Wire::new(common.tls.clone()),
+            header: common.is_proxy(address).then(Vec::new),
             queue: VecDeque::new(),
             queued_bytes: 0,
             records: VecDeque::new(),
@@ -139,11 +144,34 @@ impl Connection {
     /// # Errors
     /// When they are no protocol of this port.
     pub(super) fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.closing.is_none() {
-            let mut plain = Vec::new();
-            self.wire.take_in(bytes, &mut plain)?;
-            self.lines.push(&plain);
+        if self.closing.is_some() {
+            return Ok(());
         }
+        let Some(header) = &mut self.header else {
+            return self.take_in_lines(bytes);
+        };
+        header.extend_from_slice(bytes);
+        match proxy_header(header).map_err(io::Error::other)? {
+            ProxyHeader::Incomplete => Ok(()),
+            ProxyHeader::Complete { address, length } => {
+                let rest = header.split_off(length);
+                self.header = None;
+                if let Some(address) = address {
+                    self.session.set_address(address);
+                }
+                if rest.is_empty() {
+                    Ok(())
+                } else {
+                    self.take_in_lines(&rest)
+                }
+            }
+        }
+    }
+
+    fn take_in_lines(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut plain = Vec::new();
+        self.wire.take_in(bytes, &mut plain)?;
+        self.lines.push(&plain);
         Ok(())
     }
 
@@ -310,8 +338,8 @@ impl Connection {
             }
         }
         // Bursts leave no memory behind.
-        if self.queue.capacity() > PIECES_MAX {
-            self.queue.shrink_to(4);
+        if self.queue.capacity() > QUEUE_KEPT {
+            self.queue = VecDeque::new();
         }
         if self.is_ended && !std::mem::replace(&mut self.is_shut, true) {
             // Fails when the client is gone already.
