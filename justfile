@@ -31,7 +31,7 @@ e2e *FILTER:
 long *OPTIONS:
     e2e/run long {{OPTIONS}}
 
-# A benchmark beside a real peer: tftp-failover or tftp-throughput.
+# A benchmark beside a real peer: tftp-failover, tftp-throughput or kv.
 bench NAME *OPTIONS:
     e2e/bench/run {{NAME}} {{OPTIONS}}
 

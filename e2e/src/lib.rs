@@ -15,6 +15,7 @@ pub mod gaps;
 pub mod group;
 pub mod kubernetes;
 pub mod kv;
+pub mod kv_bench;
 pub mod ports;
 pub mod process;
 pub mod program;
