@@ -13,7 +13,8 @@ use crate::identity::{Identity, Stored};
 use crate::member::Member;
 use crate::membership::become_member;
 use crate::raft::snapshot::SNAPSHOT_BYTES_MAX;
-use crate::{MembershipError, NodeId, State};
+use crate::raft::state_machine::Machine;
+use crate::{MembershipError, NodeId};
 
 /// The founder's node id where there is no backup. Every other id is the index of a later log entry, and those are greater.
 const FOUNDER: NodeId = 1;
@@ -21,14 +22,14 @@ const FOUNDER: NodeId = 1;
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes this member the only voter of a new group.
-pub(crate) async fn found<S: State>(
-    member: &Arc<Member<S>>,
+pub(crate) async fn found(
+    member: &Arc<Member>,
     group_id: Uuid,
 ) -> Result<Identity, MembershipError> {
     let (node_id, snapshot) = match &member.options.restore {
         None => (FOUNDER, None),
         Some(from) => {
-            let backup = read::<S>(from.clone()).await?;
+            let backup = read(member.applied.clone(), from.clone()).await?;
             info!(
                 file = %from.file.display(),
                 from_group = %backup.header.group_id,
@@ -47,13 +48,15 @@ pub(crate) async fn found<S: State>(
 }
 
 /// Reads a backup and makes sure that a member can begin with it.
-async fn read<S: State>(from: RestoreFrom) -> Result<Backup, MembershipError> {
+async fn read(machine: Arc<dyn Machine>, from: RestoreFrom) -> Result<Backup, MembershipError> {
     let checked = move || {
         let backup = Backup::read(&from.file).map_err(|error| error.to_string())?;
         backup
             .check_service(&from.service)
             .map_err(|error| error.to_string())?;
-        S::restore(&backup.state).map_err(|error| format!("the backup cannot be used: {error}"))?;
+        machine
+            .check(&backup.state)
+            .map_err(|error| format!("the backup cannot be used: {error}"))?;
         Ok(backup)
     };
     tokio::task::spawn_blocking(checked)
@@ -63,8 +66,8 @@ async fn read<S: State>(from: RestoreFrom) -> Result<Backup, MembershipError> {
 }
 
 /// Encodes what this member holds, once it holds everything up to `at_least`.
-pub(crate) async fn backup<S: State>(
-    member: &Arc<Member<S>>,
+pub(crate) async fn backup(
+    member: &Arc<Member>,
     service: String,
     at_least: u64,
 ) -> Result<Bytes, MembershipError> {
@@ -89,7 +92,7 @@ pub(crate) async fn backup<S: State>(
     }
     let (applied, name) = (member.applied.clone(), member.options.name.clone());
     let encode = move || {
-        let (index, unix_ms, state) = applied.snapshot();
+        let (index, unix_ms, state) = applied.view();
         let header = BackupHeader {
             format: BackupHeader::FORMAT,
             service,

@@ -6,6 +6,7 @@
 //! No other crate names openraft.
 
 mod backup;
+mod compaction;
 mod founding;
 mod identity;
 mod member;

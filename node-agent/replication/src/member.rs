@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 use wal::Wal;
 
+use crate::compaction::{self, Compaction, Seen};
 use crate::identity::{DataDir, Identity, Stored};
 use crate::raft::incoming;
 use crate::raft::leadership::{self, Lease};
@@ -24,17 +25,14 @@ use crate::raft::peers::{MESSAGE_BYTES_MAX, Peers};
 use crate::raft::proto::peer_server;
 use crate::raft::server::PeerServer;
 use crate::raft::snapshot::SnapshotFile;
-use crate::raft::state_machine::{Applied, StateMachine};
-use crate::raft::types::{MemberNode, TypeConfig};
+use crate::raft::state_machine::{Machine, StateMachine};
+use crate::raft::types::{LogId, MemberNode, TypeConfig};
 use crate::runtime::RaftRuntime;
 use crate::tls;
-use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, State, Timing, Told};
+use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, Timing, Told};
 
 /// Messages outside the log that wait for this member's service; further ones are dropped.
 const TOLD_QUEUE_MAX: usize = 4096;
-/// Entries after which a snapshot is taken, and entries that are kept behind it for followers that lag.
-const SNAPSHOT_EVERY: u64 = 5_000;
-const KEEP_BEHIND_SNAPSHOT: u64 = 1_000;
 /// Entries in one message to a peer; with the largest commands they stay below the message's limit.
 const APPEND_ENTRIES_MAX: u64 = 64;
 /// Bytes that must stay free on the disk beside a snapshot that is received.
@@ -42,10 +40,13 @@ const SPACE_MARGIN_BYTES: u64 = 16 << 20;
 /// Below this the disk is called full: no further segment of the log and no snapshot worth the name fits.
 const SPACE_ALARM_BYTES: u64 = 8 << 20;
 
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+
 /// A member that has joined its group.
-pub(crate) struct Running<S: State> {
+#[derive(Clone)]
+pub(crate) struct Running {
     pub(crate) identity: Identity,
-    pub(crate) raft: Raft<TypeConfig, StateMachine<S>>,
+    pub(crate) raft: Raft<TypeConfig, StateMachine>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) wal: Wal,
     /// The last index that was known to be committed when the log was opened.
@@ -53,20 +54,7 @@ pub(crate) struct Running<S: State> {
     data_path: Arc<std::path::Path>,
 }
 
-impl<S: State> Clone for Running<S> {
-    fn clone(&self) -> Self {
-        Self {
-            identity: self.identity,
-            raft: self.raft.clone(),
-            peers: self.peers.clone(),
-            wal: self.wal.clone(),
-            committed_at_start: self.committed_at_start,
-            data_path: self.data_path.clone(),
-        }
-    }
-}
-
-impl<S: State> Running<S> {
+impl Running {
     /// Refuses a snapshot that would not fit beside the old one.
     pub(crate) fn check_space_for(&self, bytes: usize) -> Result<(), tonic::Status> {
         if self.free_bytes() < bytes as u64 + SPACE_MARGIN_BYTES {
@@ -80,6 +68,29 @@ impl<S: State> Running<S> {
     /// Whether somebody should free space: the log may have prepared room for a while, the rest of the member has not.
     pub(crate) fn lacks_space(&self) -> bool {
         self.wal.space() != wal::Space::Ok || self.free_bytes() < SPACE_ALARM_BYTES
+    }
+
+    fn seen(&self, metrics: &Metrics) -> Seen {
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        Seen {
+            snapshot: index(metrics.snapshot),
+            applied: index(metrics.last_applied),
+            written: self.wal.stats().bytes_written,
+        }
+    }
+
+    async fn compact(&self, step: compaction::Step) {
+        let trigger = self.raft.trigger();
+        let asked = match step {
+            compaction::Step::Fold => trigger.snapshot().await,
+            compaction::Step::Purge(snapshot) => {
+                let upto = self.wal.before_youngest(snapshot, compaction::KEEP_BYTES);
+                trigger.purge_log(upto).await
+            }
+        };
+        if let Err(error) = asked {
+            debug!(%error, "not asked: Raft is stopping");
+        }
     }
 
     /// What unprivileged programs may still write; the maximum where that cannot be told.
@@ -102,10 +113,10 @@ impl<S: State> Running<S> {
 }
 
 /// One member, joined or not.
-pub(crate) struct Member<S: State> {
+pub(crate) struct Member {
     pub(crate) options: NodeOptions,
     pub(crate) data: DataDir,
-    pub(crate) applied: Arc<Applied<S>>,
+    pub(crate) applied: Arc<dyn Machine>,
     pub(crate) lease: Lease,
     pub(crate) leadership: watch::Sender<Leadership>,
     /// The term for which the service serves clients.
@@ -118,7 +129,7 @@ pub(crate) struct Member<S: State> {
     pub(crate) tasks: TaskTracker,
     /// Held by whatever changes the identity or the membership: one step at a time.
     pub(crate) step: tokio::sync::Mutex<()>,
-    running: OnceLock<Running<S>>,
+    running: OnceLock<Running>,
     answerer: OnceLock<Answerer>,
     told: mpsc::Sender<Told>,
     told_receiver: Mutex<Option<mpsc::Receiver<Told>>>,
@@ -129,9 +140,12 @@ fn start_error(what: &str) -> impl Fn(std::io::Error) -> StartError + '_ {
     move |error| StartError(format!("{what}: {error}"))
 }
 
-impl<S: State> Member<S> {
+impl Member {
     /// Opens the data directory, serves peers, and goes on as the member it was, if it was one.
-    pub(crate) async fn start(options: NodeOptions) -> Result<(Arc<Self>, RaftRuntime), StartError> {
+    pub(crate) async fn start(
+        options: NodeOptions,
+        applied: Arc<dyn Machine>,
+    ) -> Result<(Arc<Self>, RaftRuntime), StartError> {
         let data = DataDir::open(&options.data_dir).map_err(start_error(&format!(
             "cannot use the data directory {}",
             options.data_dir.display()
@@ -140,7 +154,7 @@ impl<S: State> Member<S> {
         let (told, told_receiver) = mpsc::channel(TOLD_QUEUE_MAX);
         let member = Arc::new(Self {
             data,
-            applied: Applied::new(),
+            applied,
             lease: Lease::new(),
             leadership: watch::channel(Leadership::Follower { leader: None }).0,
             listening: watch::channel(None).0,
@@ -164,7 +178,7 @@ impl<S: State> Member<S> {
         Ok((member, runtime))
     }
 
-    pub(crate) fn running(&self) -> Option<&Running<S>> {
+    pub(crate) fn running(&self) -> Option<&Running> {
         self.running.get()
     }
 
@@ -317,7 +331,7 @@ impl<S: State> Member<S> {
     }
 
     /// Writes the first entry of a new group, of which this member is the only voter.
-    async fn found(&self, running: &Running<S>) -> Result<(), StartError> {
+    async fn found(&self, running: &Running) -> Result<(), StartError> {
         let fail = |error: String| StartError(format!("founding the group: {error}"));
         if !running
             .raft
@@ -349,7 +363,7 @@ impl<S: State> Member<S> {
         }
     }
 
-    fn spawn_watchers(self: &Arc<Self>, running: &Running<S>) {
+    fn spawn_watchers(self: &Arc<Self>, running: &Running) {
         let lease_time =
             Duration::from_millis(timers(self.options.timing).election_max).mul_f64(LEASE_MARGIN);
         let follow = leadership::follow(
@@ -361,28 +375,35 @@ impl<S: State> Member<S> {
         );
         self.tasks.spawn_on(follow, &self.runtime);
         let (member, mut metrics) = (self.clone(), running.raft.metrics());
+        let (running, snapshot) = (running.clone(), SnapshotFile::new(self.data.path()));
         let watch_metrics = async move {
-            let mut members = BTreeSet::new();
+            let mut membership = None;
+            let mut compaction = None;
             loop {
-                let now: BTreeSet<NodeId> = {
+                let seen = {
                     let metrics = metrics.borrow_and_update();
                     if let Err(error) = &metrics.running_state
                         && !member.stop.is_cancelled()
                     {
                         member.failure.send_replace(Some(error.to_string()));
                     }
-                    metrics
-                        .membership_config
-                        .membership()
-                        .nodes()
-                        .map(|(id, _)| *id)
-                        .collect()
+                    if membership != Some(*metrics.membership_config.log_id()) {
+                        membership = Some(*metrics.membership_config.log_id());
+                        let nodes = metrics.membership_config.membership().nodes();
+                        let members: BTreeSet<NodeId> = nodes.map(|(id, _)| *id).collect();
+                        running.peers.retain(|id| members.contains(&id));
+                    }
+                    running.seen(&metrics)
                 };
-                if let Some(running) = member.running()
-                    && now != members
-                {
-                    running.peers.retain(|id| now.contains(&id));
-                    members = now;
+                let compaction = compaction.get_or_insert_with(|| {
+                    Compaction::new(
+                        seen.snapshot,
+                        snapshot.bytes(),
+                        running.wal.bytes_after(seen.snapshot),
+                    )
+                });
+                if let Some(step) = compaction.step(seen, || snapshot.bytes()) {
+                    running.compact(step).await;
                 }
                 member.changed.send_replace(());
                 tokio::select! {
@@ -473,8 +494,9 @@ fn config(timing: Timing, group: &Uuid) -> Result<Config, StartError> {
         allow_log_reversion: Some(false),
         // A restarted leader is elected again like any other: safe whatever its commit index says.
         enable_leader_restore: Some(false),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: KEEP_BEHIND_SNAPSHOT,
+        snapshot_policy: SnapshotPolicy::Never,
+        // `compaction.rs` decides about both.
+        max_in_snapshot_log_to_keep: u64::MAX,
         max_payload_entries: APPEND_ENTRIES_MAX,
         install_snapshot_timeout: 30_000,
         // A member that was restarted is found again soon.

@@ -16,7 +16,7 @@ use crate::identity::{Identity, Stored};
 use crate::member::{Member, Running, timers};
 use crate::raft::snapshot::SnapshotFile;
 use crate::raft::types::{MemberNode, TypeConfig};
-use crate::{MemberInfo, MembershipError, NodeId, NodeStatus, Role, State};
+use crate::{MemberInfo, MembershipError, NodeId, NodeStatus, Role};
 
 /// How long a membership step may take: a change that waits for a quorum longer than this is reported as unknown.
 const STEP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,7 +32,7 @@ type MetricsReceiver = openraft::alias::WatchReceiverOf<TypeConfig, Metrics>;
 type Step<T> = Result<T, MembershipError>;
 
 /// What the member says of itself.
-pub(crate) fn status<S: State>(member: &Member<S>) -> NodeStatus {
+pub(crate) fn status(member: &Member) -> NodeStatus {
     let alarm = member
         .alarm
         .lock()
@@ -106,15 +106,15 @@ fn members(metrics: &Metrics) -> Vec<MemberInfo> {
         .collect()
 }
 
-fn running<S: State>(member: &Member<S>) -> Step<&Running<S>> {
+fn running(member: &Member) -> Step<&Running> {
     member.running().ok_or(MembershipError::NotLeader {
         leader_admin_address: None,
     })
 }
 
 /// Takes an identity, durably, and starts Raft under it, on a snapshot where one is given.
-pub(crate) async fn become_member<S: State>(
-    member: &Arc<Member<S>>,
+pub(crate) async fn become_member(
+    member: &Arc<Member>,
     stored: Stored,
     snapshot: Option<Bytes>,
 ) -> Step<()> {
@@ -155,7 +155,7 @@ pub(crate) async fn become_member<S: State>(
 
 /// Waits for a change to be committed, within the step's time, and sorts its errors.
 async fn committed<T>(
-    member: &Member<impl State>,
+    member: &Member,
     change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
 ) -> Step<T> {
     match timeout(STEP_TIMEOUT, change).await {
@@ -174,7 +174,7 @@ async fn committed<T>(
     }
 }
 
-pub(crate) async fn add_learner<S: State>(member: &Arc<Member<S>>, node: MemberNode) -> Step<Identity> {
+pub(crate) async fn add_learner(member: &Arc<Member>, node: MemberNode) -> Step<Identity> {
     let _step = member.step.lock().await;
     let running = running(member)?;
     // The index of a committed entry is unique for ever, so it can name the member.
@@ -188,7 +188,7 @@ pub(crate) async fn add_learner<S: State>(member: &Arc<Member<S>>, node: MemberN
     })
 }
 
-pub(crate) async fn promote<S: State>(member: &Arc<Member<S>>, id: NodeId) -> Step<()> {
+pub(crate) async fn promote(member: &Arc<Member>, id: NodeId) -> Step<()> {
     let _step = member.step.lock().await;
     let running = running(member)?;
     // The learner was called before it had joined, so replication to it may be pausing.
@@ -249,7 +249,7 @@ fn not_leader(metrics: &Metrics) -> MembershipError {
     }
 }
 
-pub(crate) async fn remove<S: State>(member: &Arc<Member<S>>, id: NodeId) -> Step<()> {
+pub(crate) async fn remove(member: &Arc<Member>, id: NodeId) -> Step<()> {
     let _step = member.step.lock().await;
     let running = running(member)?;
     let (known, voter) = {
@@ -298,7 +298,7 @@ fn candidates(metrics: &Metrics) -> Vec<NodeId> {
     furthest.into_values().rev().collect()
 }
 
-pub(crate) async fn transfer<S: State>(member: &Arc<Member<S>>, to: Option<NodeId>) -> Step<()> {
+pub(crate) async fn transfer(member: &Arc<Member>, to: Option<NodeId>) -> Step<()> {
     let _step = member.step.lock().await;
     let running = running(member)?;
     let me = running.identity.node_id;
@@ -335,11 +335,7 @@ pub(crate) async fn transfer<S: State>(member: &Arc<Member<S>>, to: Option<NodeI
     handed_over
 }
 
-async fn hand_over<S: State>(
-    running: &Running<S>,
-    metrics: &mut MetricsReceiver,
-    candidates: &[NodeId],
-) -> Step<()> {
+async fn hand_over(running: &Running, metrics: &mut MetricsReceiver, candidates: &[NodeId]) -> Step<()> {
     let me = running.identity.node_id;
     for candidate in candidates {
         info!(to = candidate, "handing leadership over");
@@ -376,7 +372,7 @@ async fn another_leads(metrics: &mut MetricsReceiver, me: NodeId) {
     }
 }
 
-pub(crate) async fn stop<S: State>(member: &Arc<Member<S>>) {
+pub(crate) async fn stop(member: &Arc<Member>) {
     if let Some(running) = member.running() {
         let leads = running.raft.metrics().borrow_watched().state == ServerState::Leader;
         let patience = Duration::from_millis(4 * timers(member.options.timing).election_max);

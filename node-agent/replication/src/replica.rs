@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use openraft::LinearizerOption;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::error::{ClientWriteError, Fatal, LinearizableReadError, RaftError};
+use openraft::{Instant as _, LinearizerOption, ServerState};
 use tokio::sync::{mpsc, watch};
 
 use crate::member::{Member, Running};
 use crate::raft::leadership::Lease;
 use crate::raft::proto::Message;
+use crate::raft::state_machine::{Applied, Machine as _};
 use crate::raft::types::Proposal;
 use crate::{
     Answerer, AskError, Leadership, NodeId, Peer, ProposeError, ReadError, ReplyStream, State, Told,
@@ -24,20 +25,22 @@ const COMMAND_BYTES_MAX: usize = 8 << 20;
 
 /// A service's handle on its replicated state: cheap to clone, usable before the member has joined its group.
 pub struct Replica<S: State> {
-    member: Arc<Member<S>>,
+    member: Arc<Member>,
+    state: Arc<Applied<S>>,
 }
 
 impl<S: State> Clone for Replica<S> {
     fn clone(&self) -> Self {
         Self {
             member: self.member.clone(),
+            state: self.state.clone(),
         }
     }
 }
 
 impl<S: State> Replica<S> {
-    pub(crate) fn new(member: Arc<Member<S>>) -> Self {
-        Self { member }
+    pub(crate) fn new(member: Arc<Member>, state: Arc<Applied<S>>) -> Self {
+        Self { member, state }
     }
 
     /// This member's node id; 0 before it has joined.
@@ -128,6 +131,18 @@ impl<S: State> Replica<S> {
         }
     }
 
+    /// Whether a quorum has answered something that this member sent as the leader at most `age_max` ago. Costs nothing,
+    /// and asks nobody.
+    #[must_use]
+    pub fn is_confirmed(&self, age_max: Duration) -> bool {
+        self.member.running().is_some_and(|running| {
+            let metrics = running.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let acked = metrics.last_quorum_acked.map(|acked| acked.into_inner());
+            metrics.state == ServerState::Leader && acked.is_some_and(|acked| acked.elapsed() < age_max)
+        })
+    }
+
     /// Waits until this member has applied the log up to `index`.
     pub async fn applied_to(&self, index: u64) {
         // The sender lives as long as this handle.
@@ -144,7 +159,7 @@ impl<S: State> Replica<S> {
 
     /// Reads this member's applied state as it is, maybe old. A lock is held meanwhile: keep it short.
     pub fn local<T>(&self, read: impl FnOnce(&S) -> T) -> T {
-        self.member.applied.read(read)
+        self.state.read(read)
     }
 
     /// Who leads; see [`Leadership`].
@@ -168,7 +183,7 @@ impl<S: State> Replica<S> {
     /// The last applied index; changes when commands were applied or a snapshot was installed.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
-        self.member.applied.index()
+        self.state.index()
     }
 
     /// The other members, voters and learners.
@@ -248,7 +263,7 @@ impl<S: State> Replica<S> {
     /// # Errors
     /// When the peer is not a member, cannot be reached, or refuses.
     pub fn ask(&self, peer: NodeId, request: Bytes) -> BoxFuture<'static, Result<ReplyStream, AskError>> {
-        let running: Option<&Running<S>> = self.member.running();
+        let running: Option<&Running> = self.member.running();
         let found = running.and_then(|running| Some((running, running.node(peer)?)));
         match found {
             Some((running, node)) => Box::pin(running.peers.ask(peer, &node.peer_address, request)),

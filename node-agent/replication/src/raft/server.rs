@@ -16,22 +16,22 @@ use crate::raft::peers::{FROM, GROUP, TO};
 use crate::raft::proto::{self, Appended, peer_server};
 use crate::raft::snapshot;
 use crate::raft::types::{Snapshot, TypeConfig};
-use crate::{NodeId, State, Told};
+use crate::{NodeId, Told};
 
 type Reply<T> = Result<Response<T>, Status>;
 type ReplyStreamOf<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-pub(crate) struct PeerServer<S: State> {
-    member: Arc<Member<S>>,
+pub(crate) struct PeerServer {
+    member: Arc<Member>,
 }
 
-impl<S: State> PeerServer<S> {
-    pub(crate) fn new(member: Arc<Member<S>>) -> Self {
+impl PeerServer {
+    pub(crate) fn new(member: Arc<Member>) -> Self {
         Self { member }
     }
 
     /// The running member and the caller's id, when the call is meant for this member of this group.
-    fn accept(&self, metadata: &MetadataMap) -> Result<(&Running<S>, NodeId), Status> {
+    fn accept(&self, metadata: &MetadataMap) -> Result<(&Running, NodeId), Status> {
         let running = self
             .member
             .running()
@@ -62,10 +62,7 @@ impl<S: State> PeerServer<S> {
 
 /// A member whose disk is full takes no more entries, so that its log never fails in the middle; the leader tries
 /// again until there is space.
-fn refuse_without_space<S: State>(
-    running: &Running<S>,
-    request: &AppendEntriesRequest<TypeConfig>,
-) -> Result<(), Status> {
+fn refuse_without_space(running: &Running, request: &AppendEntriesRequest<TypeConfig>) -> Result<(), Status> {
     if !request.entries.is_empty() && running.wal.space() == wal::Space::Full {
         return Err(Status::resource_exhausted("the disk of this member is full"));
     }
@@ -77,7 +74,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 }
 
 #[tonic::async_trait]
-impl<S: State> peer_server::Peer for PeerServer<S> {
+impl peer_server::Peer for PeerServer {
     async fn append(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
         let (running, _) = self.accept(request.metadata())?;
         let request = AppendEntriesRequest::try_from(request.into_inner())?;
@@ -153,7 +150,10 @@ impl<S: State> peer_server::Peer for PeerServer<S> {
         let bytes = bytes.freeze();
         // Damaged on the way or of an unknown version: refused here, where it harms nobody.
         let parts = snapshot::decode(&bytes).map_err(|error| Status::data_loss(error.to_string()))?;
-        S::restore(&parts.state).map_err(|error| Status::data_loss(error.to_string()))?;
+        self.member
+            .applied
+            .check(&parts.state)
+            .map_err(|error| Status::data_loss(error.to_string()))?;
         running.check_space_for(bytes.len())?;
         let snapshot = Snapshot {
             meta: parts.meta,

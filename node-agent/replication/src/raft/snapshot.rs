@@ -111,6 +111,11 @@ impl SnapshotFile {
         self.directory.join("snapshot")
     }
 
+    /// The length of the file; 0 before the first snapshot.
+    pub(crate) fn bytes(&self) -> u64 {
+        fs::metadata(self.path()).map_or(0, |metadata| metadata.len())
+    }
+
     /// The current snapshot's bytes; none before the first.
     pub(crate) fn read(&self) -> io::Result<Option<Bytes>> {
         match fs::read(self.path()) {

@@ -6,18 +6,37 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt as _};
-use openraft::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::raft::codec;
-use crate::raft::snapshot::{self, SnapshotFile};
-use crate::raft::types::{LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::{LogTime, State};
+use crate::raft::snapshot::{self, Parts, SnapshotFile};
+use crate::raft::types::{EntryPayload, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::{LogTime, RestoreError, State};
 
 /// How long the builder waits before it tries again to write a snapshot for which there was no space.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
+
+/// What Raft does with a state, whichever service's it is: openraft's code exists once for all of them.
+pub(crate) trait Machine: Send + Sync {
+    /// The last applied log id, and the membership as of then.
+    fn position(&self) -> (Option<LogId>, StoredMembership);
+    /// Applies the next entry.
+    fn apply(&self, id: LogId, payload: EntryPayload) -> io::Result<Reply>;
+    /// The last applied index; changes after each batch.
+    fn index(&self) -> watch::Receiver<u64>;
+    /// Tells the readers how far the log is applied.
+    fn publish(&self);
+    /// The last applied index, the newest stamp, and the state as bytes: all of the same moment.
+    fn view(&self) -> (u64, u64, Vec<u8>);
+    /// The present state as a snapshot.
+    fn snapshot(&self) -> (SnapshotMeta, Bytes);
+    /// Whether the bytes of a snapshot's state can be read.
+    fn check(&self, state: &[u8]) -> Result<(), RestoreError>;
+    /// Reads a snapshot; what is returned makes it the present state.
+    fn prepare(&self, parts: Parts) -> Result<Box<dyn FnOnce() + Send + '_>, RestoreError>;
+}
 
 /// The applied state of one member, shared with its readers.
 pub(crate) struct Applied<S> {
@@ -64,14 +83,23 @@ impl<S: State> Applied<S> {
     pub(crate) fn read<T>(&self, read: impl FnOnce(&S) -> T) -> T {
         read(&self.read_held().state)
     }
+}
 
-    /// The last applied index; changes after each batch.
-    pub(crate) fn index(&self) -> watch::Receiver<u64> {
+impl<S: State> Machine for Applied<S> {
+    fn position(&self) -> (Option<LogId>, StoredMembership) {
+        let held = self.read_held();
+        (held.last, held.membership.clone())
+    }
+
+    fn apply(&self, id: LogId, payload: EntryPayload) -> io::Result<Reply> {
+        self.write_held().apply(id, payload)
+    }
+
+    fn index(&self) -> watch::Receiver<u64> {
         self.index.subscribe()
     }
 
-    /// The last applied index, the newest stamp, and the state as bytes: all of the same moment.
-    pub(crate) fn snapshot(&self) -> (u64, u64, Vec<u8>) {
+    fn view(&self) -> (u64, u64, Vec<u8>) {
         let held = self.read_held();
         (
             held.last.map_or(0, |id| id.index),
@@ -80,24 +108,39 @@ impl<S: State> Applied<S> {
         )
     }
 
-    /// The last applied log id.
-    pub(crate) fn last(&self) -> Option<LogId> {
-        self.read_held().last
-    }
-
     fn publish(&self) {
-        let last = self.last().map_or(0, |id| id.index);
+        let last = self.read_held().last.map_or(0, |id| id.index);
         self.index
             .send_if_modified(|index| std::mem::replace(index, last) != last);
+    }
+
+    fn snapshot(&self) -> (SnapshotMeta, Bytes) {
+        let held = self.read_held();
+        let meta = SnapshotMeta {
+            last_log_id: held.last,
+            last_membership: held.membership.clone(),
+        };
+        let bytes = snapshot::encode(&meta, held.clock_ms, &held.state.snapshot());
+        (meta, bytes)
+    }
+
+    fn check(&self, state: &[u8]) -> Result<(), RestoreError> {
+        S::restore(state).map(drop)
+    }
+
+    fn prepare(&self, parts: Parts) -> Result<Box<dyn FnOnce() + Send + '_>, RestoreError> {
+        let held = Held {
+            state: S::restore(&parts.state)?,
+            last: parts.meta.last_log_id,
+            membership: parts.meta.last_membership,
+            clock_ms: parts.clock_ms,
+        };
+        Ok(Box::new(move || *self.write_held() = held))
     }
 }
 
 impl<S: State> Held<S> {
-    fn apply(
-        &mut self,
-        id: LogId,
-        payload: EntryPayload<crate::raft::types::Proposal, u64, crate::raft::types::MemberNode>,
-    ) -> io::Result<Reply> {
+    fn apply(&mut self, id: LogId, payload: EntryPayload) -> io::Result<Reply> {
         self.last = Some(id);
         let reply = match payload {
             EntryPayload::Blank => Reply(None),
@@ -130,13 +173,13 @@ impl<S: State> Held<S> {
 }
 
 /// openraft's state machine around a service's state.
-pub(crate) struct StateMachine<S> {
-    applied: Arc<Applied<S>>,
+pub(crate) struct StateMachine {
+    applied: Arc<dyn Machine>,
     file: SnapshotFile,
 }
 
-impl<S: State> StateMachine<S> {
-    pub(crate) fn new(applied: Arc<Applied<S>>, file: SnapshotFile) -> Self {
+impl StateMachine {
+    pub(crate) fn new(applied: Arc<dyn Machine>, file: SnapshotFile) -> Self {
         Self { applied, file }
     }
 }
@@ -175,13 +218,12 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-impl<S: State> RaftStateMachine<TypeConfig> for StateMachine<S> {
+impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotData = Bytes;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let held = self.applied.read_held();
-        Ok((held.last, held.membership.clone()))
+        Ok(self.applied.position())
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
@@ -189,7 +231,7 @@ impl<S: State> RaftStateMachine<TypeConfig> for StateMachine<S> {
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let reply = self.applied.write_held().apply(entry.log_id, entry.payload)?;
+            let reply = self.applied.apply(entry.log_id, entry.payload)?;
             if let Some(responder) = responder {
                 responder.send(reply);
             }
@@ -199,12 +241,7 @@ impl<S: State> RaftStateMachine<TypeConfig> for StateMachine<S> {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let held = self.applied.read_held();
-        let meta = SnapshotMeta {
-            last_log_id: held.last,
-            last_membership: held.membership.clone(),
-        };
-        let bytes = snapshot::encode(&meta, held.clock_ms, &held.state.snapshot());
+        let (meta, bytes) = self.applied.snapshot();
         SnapshotBuilder {
             meta,
             bytes,
@@ -213,9 +250,14 @@ impl<S: State> RaftStateMachine<TypeConfig> for StateMachine<S> {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, bytes: Bytes) -> io::Result<()> {
-        let parts = snapshot::decode(&bytes)?;
-        let state =
-            S::restore(&parts.state).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let parts = Parts {
+            meta: meta.clone(),
+            ..snapshot::decode(&bytes)?
+        };
+        let take_over = self
+            .applied
+            .prepare(parts)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let file = self.file.clone();
         // At start openraft installs the snapshot that was just read; it need not be written again.
         tokio::task::spawn_blocking(move || match file.read()? {
@@ -224,12 +266,7 @@ impl<S: State> RaftStateMachine<TypeConfig> for StateMachine<S> {
         })
         .await
         .map_err(io::Error::other)??;
-        *self.applied.write_held() = Held {
-            state,
-            last: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-            clock_ms: parts.clock_ms,
-        };
+        take_over();
         self.applied.publish();
         Ok(())
     }

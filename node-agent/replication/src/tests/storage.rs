@@ -13,12 +13,12 @@ use crate::raft::types::TypeConfig;
 
 struct Builder;
 
-impl StoreBuilder<TypeConfig, LogStore, StateMachine<Ledger>, TempDir> for Builder {
-    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine<Ledger>), StorageError<TypeConfig>> {
+impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
+    async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (wal, _) =
             Wal::open(&directory.path().join("log"), wal::Options::default()).expect("a fresh log opens");
-        let state_machine = StateMachine::new(Applied::new(), SnapshotFile::new(directory.path()));
+        let state_machine = StateMachine::new(Applied::<Ledger>::new(), SnapshotFile::new(directory.path()));
         Ok((directory, LogStore::new(wal), state_machine))
     }
 }

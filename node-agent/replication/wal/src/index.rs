@@ -217,6 +217,30 @@ impl Index {
         sources
     }
 
+    /// Bytes of the payloads of all entries after this one.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        let before = (index + 1).saturating_sub(self.first);
+        let before = usize::try_from(before).unwrap_or(usize::MAX);
+        self.slots
+            .iter()
+            .skip(before)
+            .map(|slot| u64::from(slot.length))
+            .sum()
+    }
+
+    /// The entry before the youngest ones up to `upto` that have at most `bytes_max` bytes of payload together.
+    pub(crate) fn before_youngest(&self, upto: u64, bytes_max: u64) -> u64 {
+        let (mut index, mut bytes) = (upto, 0);
+        while let Some(slot) = self.slot(index) {
+            bytes += u64::from(slot.length);
+            if bytes > bytes_max || index == 0 {
+                break;
+            }
+            index -= 1;
+        }
+        index
+    }
+
     /// Whether the entry is still at this place.
     pub(crate) fn is_at(&self, expected: &Place) -> bool {
         self.slot(expected.position.index)

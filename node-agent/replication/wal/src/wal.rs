@@ -307,6 +307,19 @@ impl Wal {
         self.handle.shared.lock().index.first_index()
     }
 
+    /// Bytes of the payloads of all entries after this one.
+    #[must_use]
+    pub fn bytes_after(&self, index: u64) -> u64 {
+        self.handle.shared.lock().index.bytes_after(index)
+    }
+
+    /// The entry before the youngest ones up to `upto` that have at most `bytes_max` bytes of payload together: what may
+    /// be purged when so much is to be kept.
+    #[must_use]
+    pub fn before_youngest(&self, upto: u64, bytes_max: u64) -> u64 {
+        self.handle.shared.lock().index.before_youngest(upto, bytes_max)
+    }
+
     /// Whether ordinary proposals should still be accepted.
     #[must_use]
     pub fn space(&self) -> Space {
