@@ -144,7 +144,7 @@ impl Link {
     }
 
     async fn order_here(&self, command: Command, confirmed: bool) -> Result<Vec<Outcome>, Failed> {
-        if confirmed {
+        if confirmed && !self.replica.is_confirmed(CONFIRMED_AGE_MAX) {
             self.index_here(CONFIRMED_AGE_MAX)
                 .await
                 .map_err(Failed::NotOrdered)?;

@@ -89,6 +89,7 @@ impl Context {
             }
         };
         tokio::select! {
+            biased;
             read = reading => Some(read),
             () = reached(patience.deadline) => None,
         }
@@ -110,6 +111,7 @@ impl Context {
         patience: Patience,
     ) -> Result<Answer, Refusal> {
         tokio::select! {
+            biased;
             // What this member remembered comes first: its own clients see one order.
             () = self.memory.merged() => {}
             () = reached(patience.deadline) => return Ok(timeout()),

@@ -147,13 +147,16 @@ impl Context {
         // One in doubt is only ever made certain by being ordered: nothing is won by asking a quorum first.
         let confirmed = patience.deadline.is_some() && !in_doubt;
         let put = self.conveyor.put(identity.load(change, confirmed));
+        // In the order of likelihood: what is ready at once needs no timer.
         let mut carried = tokio::select! {
+            biased;
             carried = put => carried,
             () = reached(patience.deadline), if !in_doubt => return Attempt::Settled(Settled::Timeout),
             () = reached(patience.unknown_at) => return Attempt::Settled(Settled::Unknown),
         };
         let (withdrawal, was_over) = (carried.withdrawal(), patience.is_over());
         let answer = tokio::select! {
+            biased;
             answer = carried.answer() => answer,
             ended = given_up(&withdrawal, patience, in_doubt, was_over) => return ended,
         };
