@@ -10,7 +10,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use operator_api::AgentConfig;
 use operator_api::config::{ServiceConfig, VARIABLES};
 use rustix::fs::FlockOperation;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 /// Reads and checks the configuration file.
 pub(crate) fn read(path: &Path) -> anyhow::Result<AgentConfig> {
@@ -92,7 +92,7 @@ fn validate(config: &AgentConfig) -> anyhow::Result<()> {
             .validate()
             .map_err(|reason| anyhow!("field kubernetes: {reason}"))?;
     }
-    EnvFilter::try_new(&config.log_level).with_context(|| {
+    config.log_level.parse::<Targets>().with_context(|| {
         format!(
             "field logLevel: `{}` is not a filter such as `info` or `info,tftp=debug`",
             config.log_level
@@ -255,7 +255,7 @@ mod tests {
         check(
             &with(r#""dataDir":"d""#, r#""dataDir":"d","logLevel":"info,=,x=loud""#),
             expect![
-                "field logLevel: `info,=,x=loud` is not a filter such as `info` or `info,tftp=debug`: invalid filter directive"
+                "field logLevel: `info,=,x=loud` is not a filter such as `info` or `info,tftp=debug`: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5"
             ],
         );
         check(

@@ -212,12 +212,14 @@ fn validate(args: &Args) -> anyhow::Result<()> {
             root.display()
         );
     }
-    tracing_subscriber::EnvFilter::try_new(&args.log_level).with_context(|| {
-        format!(
-            "--log-level `{}` is not a filter such as `info` or `info,tftp=debug`",
-            args.log_level
-        )
-    })?;
+    args.log_level
+        .parse::<tracing_subscriber::filter::Targets>()
+        .with_context(|| {
+            format!(
+                "--log-level `{}` is not a filter such as `info` or `info,tftp=debug`",
+                args.log_level
+            )
+        })?;
     Ok(())
 }
 

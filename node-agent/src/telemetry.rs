@@ -14,7 +14,10 @@ use operator_api::config::LogFormat;
 use prometheus::core::Collector;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 use replication::{NodeStatus, Role};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, registry};
 
 use process::ProcessMetrics;
 
@@ -22,17 +25,20 @@ use process::ProcessMetrics;
 pub(crate) fn start_logging(format: LogFormat, level: &str) -> anyhow::Result<()> {
     // openraft reports each failed call to a peer that is down, many a second; what it means is in our own lines. A
     // filter that names openraft takes precedence.
-    let filter = EnvFilter::try_new(format!("openraft=error,{level}"))
+    let filter: Targets = format!("openraft=error,{level}")
+        .parse()
         .with_context(|| format!("reading the log filter `{level}`"))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         // It would report a line that cannot be written by `eprintln!`, which panics: a full disk or a closed pipe
         // under the log must not end the member.
         .log_internal_errors(false);
     match format {
-        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).try_init(),
-        LogFormat::Text => lines.with_ansi(false).try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_span_list(false);
+            registry().with(lines).with(filter).try_init()
+        }
+        LogFormat::Text => registry().with(lines.with_ansi(false)).with(filter).try_init(),
     }
     .map_err(|error| anyhow::anyhow!("starting the log: {error}"))?;
     std::panic::set_hook(Box::new(|panic| {

@@ -13,7 +13,10 @@ use operator_api::resources::{AdcHub, KvCluster, TftpCluster};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinError, JoinSet};
 use tower::util::MapRequestLayer;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, registry};
 
 use crate::build::pod_monitor_resource;
 use crate::controller::{self, Shared};
@@ -248,14 +251,17 @@ async fn has_pod_monitors(client: &Client) -> bool {
 }
 
 fn start_logging(args: &Args) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level)
+    let filter: Targets = args
+        .log_level
+        .parse()
         .with_context(|| format!("--log-level `{}` is no filter such as `info`", args.log_level))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(std::io::stderr);
     match args.log_format {
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-        LogFormat::Text => lines.init(),
+        LogFormat::Json => registry()
+            .with(lines.json().flatten_event(true))
+            .with(filter)
+            .init(),
+        LogFormat::Text => registry().with(lines).with(filter).init(),
     }
     Ok(())
 }

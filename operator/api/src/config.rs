@@ -124,7 +124,7 @@ pub struct AgentConfig {
     /// How log lines look.
     #[serde(default)]
     pub log_format: LogFormat,
-    /// Which log lines are written, in the syntax of `tracing`'s `EnvFilter` (`info`, `info,tftp=debug`).
+    /// Which log lines are written: a level, and a level for each named part of the program (`info`, `info,tftp=debug`).
     #[serde(default = "default_log_level")]
     pub log_level: String,
     /// How long a stopping member lets running work drain after it handed leadership over, in seconds.
