@@ -1,22 +1,32 @@
 //! When the log is folded into a snapshot, and how much of it stays behind. By bytes: an entry of a busy service holds a
 //! thousand requests, and one of an idle service holds one.
 
-/// The log may grow to this much before it is folded, however small the state is.
-const LOG_BYTES_MIN: u64 = 16 << 20;
+/// The log may grow to this much before it is folded, however small the state is. Less in tests, which would only take
+/// longer.
+const LOG_BYTES_MIN: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 /// And to so many times the last snapshot: writing snapshots costs a fraction of writing the log.
 const LOG_BYTES_PER_SNAPSHOT_BYTE: u64 = 2;
 /// And to so many entries: each costs memory, and time at the next start.
 const LOG_ENTRIES_MAX: u64 = 50_000;
 /// Kept behind a snapshot for followers that lag; one that lags more gets the snapshot.
-pub(crate) const KEEP_BYTES: u64 = 8 << 20;
+const KEEP_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+/// Where no further segment can be had, the log is folded at this size, so that a segment becomes free and it can go on.
+const TIGHT_LOG_BYTES: u64 = 1 << 20;
+/// Kept then.
+const TIGHT_KEEP_BYTES: u64 = 256 << 10;
 
 /// What is to be done with the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Take a snapshot.
     Fold,
-    /// Purge what the snapshot at this index covers, but for what is kept.
-    Purge(u64),
+    /// Purge what the snapshot covers.
+    Purge {
+        /// The last entry of the snapshot.
+        upto: u64,
+        /// Bytes of the youngest entries up to there that stay.
+        keep: u64,
+    },
 }
 
 /// What a member knows of its log and its snapshot.
@@ -28,6 +38,8 @@ pub(crate) struct Seen {
     pub(crate) applied: u64,
     /// Bytes that were written to the log since it was opened.
     pub(crate) written: u64,
+    /// Whether the disk has no room for another segment.
+    pub(crate) is_tight: bool,
 }
 
 /// Decides it. Pure.
@@ -61,10 +73,21 @@ impl Compaction {
             if seen.snapshot > self.folded {
                 (self.folded, self.written) = (seen.snapshot, written);
             }
-            return Some(Step::Purge(seen.snapshot));
+            return Some(Step::Purge {
+                upto: seen.snapshot,
+                keep: if seen.is_tight {
+                    TIGHT_KEEP_BYTES
+                } else {
+                    KEEP_BYTES
+                },
+            });
         }
         let entries = seen.applied.saturating_sub(self.folded);
-        let bytes_max = LOG_BYTES_MIN.max(LOG_BYTES_PER_SNAPSHOT_BYTE * self.snapshot_bytes);
+        let bytes_max = if seen.is_tight {
+            TIGHT_LOG_BYTES
+        } else {
+            LOG_BYTES_MIN.max(LOG_BYTES_PER_SNAPSHOT_BYTE * self.snapshot_bytes)
+        };
         let is_large = written - self.written > bytes_max.into() || entries > LOG_ENTRIES_MAX;
         if entries == 0 || !is_large {
             return None;
@@ -78,30 +101,39 @@ impl Compaction {
 mod tests {
     use super::*;
 
-    const MIB: u64 = 1 << 20;
+    /// So that the log may have 16 of them.
+    const PART: u64 = LOG_BYTES_MIN / 16;
 
     fn seen(snapshot: u64, applied: u64, written: u64) -> Seen {
         Seen {
             snapshot,
             applied,
             written,
+            is_tight: false,
+        }
+    }
+
+    const fn purge(upto: u64) -> Step {
+        Step::Purge {
+            upto,
+            keep: KEEP_BYTES,
         }
     }
 
     fn step(compaction: &mut Compaction, seen: Seen) -> Option<Step> {
-        compaction.step(seen, || 20 * MIB)
+        compaction.step(seen, || 20 * PART)
     }
 
     #[test]
     fn a_log_is_folded_once_when_it_is_large_and_then_purged() {
         let mut log = Compaction::new(0, 0, 0);
-        assert_eq!(step(&mut log, seen(0, 10, 16 * MIB)), None);
-        assert_eq!(step(&mut log, seen(0, 11, 17 * MIB)), Some(Step::Fold));
-        assert_eq!(step(&mut log, seen(0, 12, 18 * MIB)), None);
-        assert_eq!(step(&mut log, seen(11, 12, 18 * MIB)), Some(Step::Purge(11)));
-        // The snapshot has 20 MiB, so that the log may have 40 MiB behind entry 11.
-        assert_eq!(step(&mut log, seen(11, 13, 57 * MIB)), None);
-        assert_eq!(step(&mut log, seen(11, 14, 58 * MIB)), Some(Step::Fold));
+        assert_eq!(step(&mut log, seen(0, 10, 16 * PART)), None);
+        assert_eq!(step(&mut log, seen(0, 11, 17 * PART)), Some(Step::Fold));
+        assert_eq!(step(&mut log, seen(0, 12, 18 * PART)), None);
+        assert_eq!(step(&mut log, seen(11, 12, 18 * PART)), Some(purge(11)));
+        // The snapshot has 20 parts, so that the log may have 40 behind entry 11.
+        assert_eq!(step(&mut log, seen(11, 13, 57 * PART)), None);
+        assert_eq!(step(&mut log, seen(11, 14, 58 * PART)), Some(Step::Fold));
     }
 
     #[test]
@@ -113,16 +145,28 @@ mod tests {
 
     #[test]
     fn what_the_log_held_at_the_start_counts_and_what_an_installed_snapshot_covers_does_not() {
-        let mut log = Compaction::new(5, 0, 15 * MIB);
-        assert_eq!(step(&mut log, seen(900, 900, MIB)), Some(Step::Purge(900)));
-        assert_eq!(step(&mut log, seen(900, 901, 2 * MIB)), None);
-        let mut log = Compaction::new(5, 0, 16 * MIB);
+        let mut log = Compaction::new(5, 0, 15 * PART);
+        assert_eq!(step(&mut log, seen(900, 900, PART)), Some(purge(900)));
+        assert_eq!(step(&mut log, seen(900, 901, 2 * PART)), None);
+        let mut log = Compaction::new(5, 0, 16 * PART);
         assert_eq!(step(&mut log, seen(5, 6, 1)), Some(Step::Fold));
     }
 
     #[test]
+    fn without_room_for_another_segment_the_log_is_folded_early_and_little_is_kept() {
+        let mut log = Compaction::new(5, 0, 0);
+        let tight = |snapshot| Seen {
+            is_tight: true,
+            ..seen(snapshot, 6, TIGHT_LOG_BYTES + 1)
+        };
+        assert_eq!(step(&mut log, tight(5)), Some(Step::Fold));
+        let keep = TIGHT_KEEP_BYTES;
+        assert_eq!(step(&mut log, tight(6)), Some(Step::Purge { upto: 6, keep }));
+    }
+
+    #[test]
     fn nothing_new_is_not_folded() {
-        let mut log = Compaction::new(5, 0, 99 * MIB);
+        let mut log = Compaction::new(5, 0, 99 * PART);
         assert_eq!(step(&mut log, seen(5, 5, 1)), None);
     }
 }

@@ -22,10 +22,7 @@ const FOUNDER: NodeId = 1;
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes this member the only voter of a new group.
-pub(crate) async fn found(
-    member: &Arc<Member>,
-    group_id: Uuid,
-) -> Result<Identity, MembershipError> {
+pub(crate) async fn found(member: &Arc<Member>, group_id: Uuid) -> Result<Identity, MembershipError> {
     let (node_id, snapshot) = match &member.options.restore {
         None => (FOUNDER, None),
         Some(from) => {

@@ -76,6 +76,7 @@ impl Running {
             snapshot: index(metrics.snapshot),
             applied: index(metrics.last_applied),
             written: self.wal.stats().bytes_written,
+            is_tight: self.wal.space() != wal::Space::Ok,
         }
     }
 
@@ -83,8 +84,8 @@ impl Running {
         let trigger = self.raft.trigger();
         let asked = match step {
             compaction::Step::Fold => trigger.snapshot().await,
-            compaction::Step::Purge(snapshot) => {
-                let upto = self.wal.before_youngest(snapshot, compaction::KEEP_BYTES);
+            compaction::Step::Purge { upto, keep } => {
+                let upto = self.wal.before_youngest(upto, keep);
                 trigger.purge_log(upto).await
             }
         };

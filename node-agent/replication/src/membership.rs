@@ -113,11 +113,7 @@ fn running(member: &Member) -> Step<&Running> {
 }
 
 /// Takes an identity, durably, and starts Raft under it, on a snapshot where one is given.
-pub(crate) async fn become_member(
-    member: &Arc<Member>,
-    stored: Stored,
-    snapshot: Option<Bytes>,
-) -> Step<()> {
+pub(crate) async fn become_member(member: &Arc<Member>, stored: Stored, snapshot: Option<Bytes>) -> Step<()> {
     let _step = member.step.lock().await;
     if let Some(running) = member.running() {
         return if running.identity == stored.identity {

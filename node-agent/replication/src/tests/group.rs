@@ -453,7 +453,7 @@ async fn a_member_that_missed_a_snapshot_gets_it() {
     let replica = group.leader().await.replica.clone();
     let writes = (0..6_500_u32).map(|line| {
         let replica = replica.clone();
-        async move { replica.propose(format!("{line:04096}")).await.unwrap() }
+        async move { replica.propose(format!("{line:0400}")).await.unwrap() }
     });
     within(
         "many commands",
