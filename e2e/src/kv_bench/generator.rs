@@ -276,7 +276,12 @@ impl<'a> Generator<'a> {
         let index = self.free.pop_front().expect("the caller saw a free client");
         self.sent += 1;
         let drawn = self.draw();
-        write_key(&mut self.key, drawn % KEYS);
+        // What fills a store leaves no key out.
+        let key = match self.load.until {
+            Until::Count(_) => self.sent,
+            Until::Time(_) => drawn,
+        };
+        write_key(&mut self.key, key % KEYS);
         let operation = match self.load.mix {
             Mix::Only(operation) => operation,
             Mix::Half if drawn & (1 << 40) == 0 => Operation::Put,
