@@ -125,6 +125,9 @@ metadata: {name: settings}
 spec: {replicas: 3, service: {type: NodePort}}
 "#;
 
+/// What goes wrong in a trial beside the fault itself ends that trial; more of them end the run.
+const BROKEN_MAX: u32 = 10;
+
 /// Good answers before the fault, and after it.
 const ANSWERS_AROUND: usize = 20;
 
@@ -138,7 +141,7 @@ fn main() -> anyhow::Result<()> {
     boot.put("probe", b"one block")?;
     let settings = KvCluster::apply(&space, "settings", GROUPS)?;
     set_probe(&settings)?;
-    let mut trials = Vec::new();
+    let (mut trials, mut broken) = (Vec::new(), 0);
     let faults = if arguments.fault.is_empty() {
         &Fault::ALL[..]
     } else {
@@ -152,32 +155,57 @@ fn main() -> anyhow::Result<()> {
             operator = None;
         }
         for fault in faults {
-            // The API server ends a watch after half an hour.
-            let benches = [
-                Bench::new(&boot, Service::Tftp)?,
-                Bench::new(&settings, Service::Kv)?,
-            ];
-            for number in 1..=arguments.trials {
-                for bench in &benches {
-                    if arguments.service.is_empty() || arguments.service.contains(&bench.service) {
-                        let trial = bench.trial(*fault, with_operator).with_context(|| {
-                            format!("{} {}, trial {number}", bench.service.name(), fault.name())
-                        })?;
-                        println!("{number:3} {}", summary(&trial));
-                        trials.push(trial);
-                    }
-                }
-            }
+            block(
+                &arguments,
+                (*fault, with_operator),
+                (&boot, &settings),
+                &mut trials,
+                &mut broken,
+            )?;
             // Half of a long run is worth something, too.
             write_json(&arguments.results.join("failover.json"), &trials)?;
         }
     }
     drop(operator);
     println!("{}", table(&trials));
+    println!("{broken} trials went wrong and are not among these");
     for service in [Service::Tftp, Service::Kv] {
         plot(&arguments, service, &trials)?;
     }
     println!("results are in {}", arguments.results.display());
+    Ok(())
+}
+
+/// All trials of one fault, the services taking turns.
+fn block(
+    arguments: &Arguments,
+    (fault, operator): (Fault, bool),
+    (boot, settings): (&TftpCluster<'_>, &KvCluster<'_>),
+    trials: &mut Vec<Trial>,
+    broken: &mut u32,
+) -> anyhow::Result<()> {
+    // The API server ends a watch after half an hour.
+    let benches = [
+        Bench::new(boot, Service::Tftp)?,
+        Bench::new(settings, Service::Kv)?,
+    ];
+    let is_asked = |service| arguments.service.is_empty() || arguments.service.contains(&service);
+    for number in 1..=arguments.trials {
+        for bench in benches.iter().filter(|bench| is_asked(bench.service)) {
+            match bench.trial(fault, operator) {
+                Ok(trial) => {
+                    println!("{number:3} {}", summary(&trial));
+                    trials.push(trial);
+                }
+                Err(error) => {
+                    let (service, fault) = (bench.service.name(), fault.name());
+                    println!("{number:3} {service} {fault}: NOT MEASURED: {error:#}");
+                    *broken += 1;
+                    ensure!(*broken <= BROKEN_MAX, "{broken} trials went wrong");
+                }
+            }
+        }
+    }
     Ok(())
 }
 
