@@ -75,6 +75,14 @@ pub(crate) struct ClientPort {
     pub member_port: Option<u16>,
 }
 
+impl ClientPort {
+    /// Where the clients' Service leads to at the leader's pod. A port that the pod keeps open when another leads refuses
+    /// nobody in the moment before all nodes know the new route.
+    pub(crate) fn route_port(&self) -> u16 {
+        self.member_port.unwrap_or(self.pod_port)
+    }
+}
+
 /// Files that members only read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Mount {

@@ -122,7 +122,7 @@ fn slice_labels(service: &Validated) -> BTreeMap<String, String> {
 fn ports(service: &Validated) -> Vec<EndpointPort> {
     let ports = service.ports.iter().map(|port| EndpointPort {
         name: Some(port.name.to_owned()),
-        port: Some(port.pod_port.into()),
+        port: Some(port.route_port().into()),
         protocol: Some(port.protocol.to_owned()),
         ..EndpointPort::default()
     });

@@ -68,7 +68,7 @@ fn client_ports(service: &Validated) -> impl Iterator<Item = ServicePort> {
         name: Some(port.name.to_owned()),
         port: port.service_port.into(),
         protocol: Some(port.protocol.to_owned()),
-        target_port: Some(IntOrString::Int(port.pod_port.into())),
+        target_port: Some(IntOrString::Int(port.route_port().into())),
         ..ServicePort::default()
     })
 }
