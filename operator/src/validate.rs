@@ -2,6 +2,8 @@
 //!
 //! The API server has checked the resource against its schema and rules; what only the operator knows is added here.
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -266,7 +268,7 @@ fn complete(valid: &mut Validated, spec: &GroupSpec) {
             .map(|family| build::slice_name_of(&valid.name, *family))
             .collect();
     }
-    valid.config_text = serde_json::to_string_pretty(&valid.agent).expect("a configuration is JSON");
+    valid.config_text = text::config_text(&valid.agent);
     valid.config_hash = hex::encode(&Sha256::digest(valid.config_text.as_bytes())[..HASH_BYTES]);
 }
 
