@@ -250,6 +250,8 @@ mod tests {
         // Older copies.
         assert_eq!(extract(&mut logs, &letters(400, 500)), new(""));
         assert_eq!(extract(&mut logs, &letters(200, 420)), new(""));
+        // From the beginning, and from before the last lines.
+        assert_eq!(extract(&mut logs, &letters(0, 100)), new(""));
         assert_eq!(
             extract(&mut logs, &letters(541, 550)),
             after_a_gap(&letters(541, 550)),
