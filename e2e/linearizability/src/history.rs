@@ -28,7 +28,8 @@ pub enum Outcome {
     /// | action | `valid` | `value` |
     /// |---|---|---|
     /// | get | the key is there | its value, empty when it is absent |
-    /// | set, delete | always true | not looked at |
+    /// | set | always true | not looked at |
+    /// | delete | the key was there and is not now; false: it was absent | not looked at |
     /// | swap | `old` was there and `new` is now | not looked at when valid; else what is there |
     Answered {
         /// Whether it took effect, or the key was there.
@@ -91,7 +92,8 @@ impl std::fmt::Display for Operation {
         match (&self.action, &self.outcome) {
             (_, Outcome::Unknown) => write!(f, ": unknown"),
             (_, Outcome::Never) => write!(f, ": timeout or refused"),
-            (Action::Get, Outcome::Answered { valid: false, .. }) => write!(f, ": absent"),
+            (Action::Get | Action::Delete, Outcome::Answered { valid: false, .. }) => write!(f, ": absent"),
+            (Action::Set(_), Outcome::Answered { valid: false, .. }) => write!(f, ": no"),
             (Action::Get, Outcome::Answered { value, .. }) => write!(f, ": {value:?}"),
             (Action::Swap { .. }, Outcome::Answered { valid: false, value }) => {
                 write!(f, ": no, {value:?} is there")

@@ -21,6 +21,8 @@ pub(crate) enum Step {
     ReadNothing,
     /// Needs nothing.
     Write(Value),
+    /// Needs any value that is there, leaves none.
+    Remove,
     /// Needs the first, leaves the second.
     Swap(Value, Value),
     /// An answer that contradicts itself: no order has it.
@@ -35,6 +37,7 @@ impl Step {
             Self::Read(seen) => (seen == value).then_some(value),
             Self::ReadNothing => nothing(value).then_some(value),
             Self::Write(new) => Some(new),
+            Self::Remove => (value != ABSENT).then_some(ABSENT),
             Self::Swap(old, new) => (old == value || nothing(old) && nothing(value)).then_some(new),
             Self::Impossible => None,
         }
@@ -91,7 +94,8 @@ pub(crate) fn prepare(operations: &[&Operation]) -> Prepared {
             }
         }
     }
-    drop_unseen(&mut prepared);
+    let unnamed = numbers.next();
+    drop_unseen(&mut prepared, unnamed);
     prepared.values = numbers.texts();
     prepared
 }
@@ -110,34 +114,50 @@ fn answered<'a>(action: &'a Action, valid: bool, value: &'a str, numbers: &mut N
         (Action::Get, true) => Step::Read(numbers.of(value)),
         (Action::Get, false) if value.is_empty() => Step::Read(ABSENT),
         (Action::Set(value), true) => Step::Write(numbers.of(value)),
-        (Action::Delete, true) => Step::Write(ABSENT),
+        (Action::Delete, true) => Step::Remove,
+        (Action::Delete, false) => Step::Read(ABSENT),
         (Action::Swap { old, new }, true) => Step::Swap(numbers.of(old), numbers.of(new)),
         // What is there is what was asked for, and yet it was not exchanged.
         (Action::Swap { old, .. }, false) if old == value => Step::Impossible,
         (Action::Swap { .. }, false) if value.is_empty() => Step::ReadNothing,
         (Action::Swap { .. }, false) => Step::Read(numbers.of(value)),
-        (Action::Get | Action::Set(_) | Action::Delete, false) => Step::Impossible,
+        (Action::Get | Action::Set(_), false) => Step::Impossible,
     }
 }
 
 /// Leaves out operations of unknown outcome whose value nobody else names.
 ///
 /// Wherever such an operation acts in some order, the next that acts and names a value is a write that needs nothing; so
-/// the same order without it is legal, too.
-fn drop_unseen(prepared: &mut Prepared) {
+/// the same order without it is legal, too. A removal names no value and yet needs one: for it, all that nobody names are
+/// one and the same.
+fn drop_unseen(prepared: &mut Prepared, unnamed: Value) {
     let mut named = BTreeSet::new();
+    let mut removals = false;
     for event in prepared.answered.iter().chain(&prepared.open) {
         match event.step {
             Step::Read(value) | Step::Swap(value, _) => drop(named.insert(value)),
             Step::ReadNothing => drop(named.insert(ABSENT)),
+            Step::Remove => removals = true,
             Step::Write(_) | Step::Impossible => {}
         }
     }
     let nothing = named.contains(&ABSENT) || named.contains(&EMPTY);
-    prepared.open.retain(|event| match event.step {
-        Step::Write(ABSENT | EMPTY) | Step::Swap(_, ABSENT | EMPTY) => nothing,
-        Step::Write(new) | Step::Swap(_, new) => named.contains(&new),
-        Step::Read(_) | Step::ReadNothing | Step::Impossible => false,
+    let kept = |new: Value| match new {
+        ABSENT => nothing.then_some(new),
+        EMPTY => (nothing || removals).then_some(new),
+        _ if named.contains(&new) => Some(new),
+        _ => removals.then_some(unnamed),
+    };
+    prepared.open.retain_mut(|event| {
+        let step = match event.step {
+            Step::Write(new) => kept(new).map(Step::Write),
+            Step::Swap(old, new) => kept(new).map(|new| Step::Swap(old, new)),
+            Step::Read(_) | Step::ReadNothing | Step::Remove | Step::Impossible => None,
+        };
+        step.is_some_and(|step| {
+            event.step = step;
+            true
+        })
     });
 }
 
@@ -152,8 +172,13 @@ impl<'a> Numbers<'a> {
         if text.is_empty() {
             return EMPTY;
         }
-        let next = Value::try_from(self.numbers.len()).expect("fewer than 2^32 operations") + EMPTY + 1;
+        let next = self.next();
         *self.numbers.entry(text).or_insert(next)
+    }
+
+    /// The number of the next text that is new.
+    fn next(&self) -> Value {
+        Value::try_from(self.numbers.len()).expect("fewer than 2^32 operations") + EMPTY + 1
     }
 
     fn texts(&self) -> Vec<String> {
@@ -165,6 +190,7 @@ impl<'a> Numbers<'a> {
             .collect();
         by_number.sort_unstable();
         texts.extend(by_number.into_iter().map(|(_, text)| format!("{text:?}")));
+        texts.push("a value of unknown outcome".to_owned());
         texts
     }
 }

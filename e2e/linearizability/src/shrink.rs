@@ -66,7 +66,14 @@ fn is_illegal(operations: &[Operation], out_of_time: &mut impl FnMut() -> bool) 
 fn without(operations: &[Operation], start: usize, end: usize) -> Option<Vec<Operation>> {
     let rest = || operations[..start].iter().chain(&operations[end..]);
     let mut named: BTreeMap<&str, ()> = BTreeMap::new();
+    // A removal needs a value, whichever it is.
+    let mut removals = false;
     for operation in rest() {
+        match (&operation.action, &operation.outcome) {
+            (Action::Delete, Outcome::Answered { valid: true, .. }) => removals = true,
+            (Action::Delete, Outcome::Answered { .. }) => drop(named.insert("", ())),
+            _ => {}
+        }
         if let Action::Swap { old, .. } = &operation.action {
             named.insert(old, ());
         }
@@ -82,8 +89,8 @@ fn without(operations: &[Operation], start: usize, end: usize) -> Option<Vec<Ope
             .any(|operation| match (&operation.action, &operation.outcome) {
                 (Action::Get, _) | (_, Outcome::Never) => false,
                 (Action::Swap { .. }, Outcome::Answered { valid: false, .. }) => false,
-                (Action::Set(value), _) => named.contains_key(value.as_str()),
-                (Action::Swap { new, .. }, _) => named.contains_key(new.as_str()),
+                (Action::Set(value), _) => removals || named.contains_key(value.as_str()),
+                (Action::Swap { new, .. }, _) => removals || named.contains_key(new.as_str()),
                 (Action::Delete, _) => named.contains_key(""),
             });
     (!needed).then(|| rest().cloned().collect())

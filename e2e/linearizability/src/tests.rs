@@ -150,8 +150,9 @@ fn absent_and_empty_are_one_to_a_swap() {
     passes(&[set(0, 1, ""), swap(2, 3, "", "a", done("a"))]);
     passes(&[
         swap(0, 1, "x", "a", no("")),
-        delete(2, 3),
-        swap(4, 5, "", "b", done("b")),
+        set(2, 3, "c"),
+        delete(4, 5),
+        swap(6, 7, "", "b", done("b")),
     ]);
     fails(&[set(0, 1, "a"), swap(2, 3, "", "b", done("b"))]);
 }
@@ -168,6 +169,22 @@ fn empty_is_not_absent_to_a_get() {
 fn deleted_is_absent() {
     passes(&[set(0, 1, "a"), delete(2, 3), get(4, 5, "")]);
     fails(&[set(0, 1, "a"), delete(2, 3), get(4, 5, "a")]);
+}
+
+#[test]
+fn delete_tells_whether_the_key_was_there() {
+    let absent = |called| with(no(""), delete(called, called + 1));
+    passes(&[absent(0), set(2, 3, "a"), delete(4, 5), absent(6), get(8, 9, "")]);
+    fails(&[set(0, 1, "a"), absent(2)]);
+    fails(&[delete(0, 1)]);
+    fails(&[set(0, 1, "a"), delete(2, 3), delete(4, 5)]);
+    // What it removed may be what nobody else saw.
+    let unknown = with(Outcome::Unknown, set(0, 1, "a"));
+    passes(&[unknown.clone(), delete(2, 3), get(4, 5, "")]);
+    fails(&[unknown, delete(2, 3), delete(4, 5)]);
+    let swap = |called| with(Outcome::Unknown, swap(called, called + 1, "", "b", done("")));
+    passes(&[swap(0), delete(2, 3), absent(4)]);
+    fails(&[swap(0), delete(2, 3), delete(4, 5)]);
 }
 
 #[test]

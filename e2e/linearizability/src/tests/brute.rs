@@ -38,7 +38,7 @@ fn after<'a>(operation: &'a Operation, stored: Option<&'a str>) -> Option<Option
     let (valid, value, stored) = match &operation.action {
         Action::Get => (stored.is_some(), Some(there), stored),
         Action::Set(value) => (true, None, Some(value.as_str())),
-        Action::Delete => (true, None, None),
+        Action::Delete => (stored.is_some(), None, None),
         Action::Swap { old, new } if old == there => (true, None, Some(new.as_str())),
         Action::Swap { .. } => (false, Some(there), stored),
     };

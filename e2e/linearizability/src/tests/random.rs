@@ -88,10 +88,7 @@ fn act(action: &Action, stored: &mut Option<String>) -> Outcome {
             *stored = Some(value.clone());
             (true, value.clone())
         }
-        Action::Delete => {
-            *stored = None;
-            (true, String::new())
-        }
+        Action::Delete => (stored.take().is_some(), String::new()),
         Action::Swap { old, new } if *old == there => {
             *stored = Some(new.clone());
             (true, new.clone())
