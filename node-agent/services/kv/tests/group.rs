@@ -79,6 +79,21 @@ async fn request_repeated_at_any_member_acts_once_also_under_the_next_leader() {
     assert_eq!(stranger.status, 410);
 }
 
+/// Also while the leader is another one, which has told the member of the change only by answering.
+#[tokio::test(flavor = "multi_thread")]
+async fn member_shows_at_once_what_it_accepted() {
+    let group = Group::of_three().await;
+    for value in 0..30 {
+        for number in 0..3 {
+            let key = format!("/v1/kv/key-{number}?consistent=false");
+            let set = group.ask(number, "PUT", &key, &value.to_string()).await;
+            assert!(set.valid(), "{set:?}");
+            let got = group.ask(number, "GET", &key, "").await;
+            assert_eq!(got.value(), value.to_string(), "{set:?} {got:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn last_member_alone_remembers_and_what_timed_out_never_appears() {
     let mut group = Group::of_three().await;

@@ -190,11 +190,14 @@ impl Context {
         };
         // Behind what is remembered already: one order, here and at the merge.
         let given_up = if self.memory.is_empty() {
-            match self
-                .try_quorum(change.clone(), terms, Patience::new(wait, self.doubt))
-                .await
-            {
-                Tried::Settled(outcome, ids) => return answer(Settled::Outcome(outcome), &change, ids),
+            let patience = Patience::new(wait, self.doubt);
+            match self.try_quorum(change.clone(), terms, patience).await {
+                Tried::Settled(outcome, identity) => {
+                    if self.is_shown(&outcome, patience).await {
+                        return answer(Settled::Outcome(outcome), &change, identity.ids());
+                    }
+                    Some(identity)
+                }
                 Tried::GivenUp(identity) => identity,
             }
         } else {
@@ -245,6 +248,23 @@ impl Context {
             .local(|state| merged(state, member, number, &key)))
     }
 
+    /// Waits until this member shows a change that a quorum has made; false when the patience ends before. Then it is
+    /// remembered: this member shows what it has accepted.
+    async fn is_shown(&self, outcome: &Outcome, patience: Patience) -> bool {
+        let Outcome::Done { revision } = outcome else {
+            return true;
+        };
+        let replica = &self.link.replica;
+        let mut applied = replica.applied();
+        while replica.local(KvState::revision) < *revision {
+            tokio::select! {
+                _ = applied.changed() => {}
+                () = reached(patience.deadline) => return false,
+            }
+        }
+        true
+    }
+
     /// Asks a quorum for a while. What is given up may yet take place, under its number.
     async fn try_quorum(&self, change: Change, terms: &Terms, patience: Patience) -> Tried {
         let Some(identity) = self.identity(terms, patience).await else {
@@ -276,7 +296,7 @@ impl Context {
                 self.session_is_lost(session);
                 Tried::GivenUp(None)
             }
-            Ok(outcome) => Tried::Settled(outcome, (session, seq)),
+            Ok(outcome) => Tried::Settled(outcome, identity),
             Err(Failed::InDoubt | Failed::NotOrdered(_)) => Tried::GivenUp(Some(identity)),
         }
     }
@@ -347,7 +367,7 @@ impl Context {
 
 /// What came of asking a quorum.
 enum Tried {
-    Settled(Outcome, (u64, u64)),
+    Settled(Outcome, Identity),
     /// With the number under which it may yet be ordered.
     GivenUp(Option<Identity>),
 }
