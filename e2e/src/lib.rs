@@ -11,6 +11,7 @@ pub mod admin;
 pub mod client;
 pub mod clock;
 pub mod data;
+pub mod disk;
 pub mod gaps;
 pub mod group;
 pub mod kubernetes;

@@ -5,68 +5,23 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use e2e::clock::PATIENCE;
 use e2e::data::{MIB, random_bytes};
+use e2e::disk::Disk;
 use e2e::scenario::{disturbed_download_without_proxy, serve};
 use e2e::{Client, Group, GroupOptions, eventually};
 
 /// The first member keeps its data here.
 const MEMBER: &str = "tftp-0";
-/// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: every later write and sync fails with EIO.
-const SHUTDOWN: &str =
-    "open(F, '<', $ARGV[0]) or die; my $flags = pack('L', 2); ioctl(F, 0x8004587d, $flags) or die $!";
-
-/// A file system that can be made to fail, mounted on a directory until this is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(image: &Path, dir: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(dir).context("creating the directory to mount on")?;
-        File::create(image)?.set_len(128 * MIB as u64)?;
-        run("mkfs.ext4", &["-q", "-F", text(image)?])?;
-        run("mount", &["-o", "loop", text(image)?, text(dir)?])
-            .context("this test needs a loop device and the right to mount it: run it as root")?;
-        Ok(Self(dir.to_owned()))
-    }
-
-    fn fail(&self) -> anyhow::Result<()> {
-        run("perl", &["-e", SHUTDOWN, text(&self.0)?])
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if let Ok(dir) = text(&self.0) {
-            // Lazily: the member may still be running.
-            run("umount", &["--lazy", dir]).ok();
-        }
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().context("a path that is not UTF-8")
-}
-
-fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("running {program}"))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {arguments:?}: {error}");
-    Ok(())
-}
 
 #[test]
 fn leader_whose_disk_fails_ends_and_the_others_go_on() {
     let mut group = Group::prepare(GroupOptions::default()).unwrap();
     let image = group.scratch().join("image.ext4");
-    let disk = Disk::mount(&image, &group.member_dir(MEMBER).join("data")).unwrap();
+    let disk = Disk::that_can_fail(&image, &group.member_dir(MEMBER).join("data")).unwrap();
     group.launch().unwrap();
     let content = serve(&group, "image.bin", 1, 24 * MIB).unwrap();
     eventually("the member with that disk leads", PATIENCE, || {

@@ -5,16 +5,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, which may panic")]
 
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write as _};
+use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use e2e::clock::PATIENCE;
 use e2e::data::{MIB, random_bytes};
+use e2e::disk::Disk;
 use e2e::group::{detail, pid};
 use e2e::process::signal;
 use e2e::wire::{Packet, decode, request};
@@ -22,75 +20,14 @@ use e2e::{Client, Group, GroupOptions, eventually};
 use operator_api::MemberStatus;
 use rustix::process::Signal;
 
-/// Room for two segments of the log beside each other, spare ones, and the files of these tests.
-const DISK: &str = "size=64m";
 /// How long a stock client may take for a file of some mebibytes.
 const WITHIN: Duration = Duration::from_secs(90);
-
-/// A file system in memory, mounted on a directory until this is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(dir: &Path) -> anyhow::Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-        run("mount", &["-t", "tmpfs", "-o", DISK, "quorate-e2e", text(dir)?])
-            .context("this test needs a small file system and the right to mount it: run it as root")?;
-        Ok(Self(dir.to_owned()))
-    }
-
-    /// Takes all the space that is left.
-    fn fill(&self) -> anyhow::Result<()> {
-        let mut balloon = File::create(self.balloon()).context("creating the file that fills the disk")?;
-        for piece in [vec![1; MIB], vec![1; 512]] {
-            loop {
-                match balloon.write_all(&piece) {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::StorageFull => break,
-                    Err(error) => return Err(error).context("filling the disk"),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Gives it back.
-    fn free(&self) -> anyhow::Result<()> {
-        fs::remove_file(self.balloon()).context("freeing the disk")
-    }
-
-    fn balloon(&self) -> PathBuf {
-        self.0.join("balloon")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if let Ok(dir) = text(&self.0) {
-            // Lazily: the members may still be running.
-            run("umount", &["--lazy", dir]).ok();
-        }
-    }
-}
-
-fn text(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().context("a path that is not UTF-8")
-}
-
-fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| format!("running {program}"))?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {arguments:?}: {error}");
-    Ok(())
-}
 
 /// A group of three, each member on a disk of its own. What is declared last is dropped first: the disks.
 fn group_on_disks() -> (Group, Vec<Disk>) {
     let mut group = Group::prepare(GroupOptions::default()).unwrap();
     let disks = (0..3)
-        .map(|number| Disk::mount(&group.member_dir(&format!("tftp-{number}"))))
+        .map(|number| Disk::small(&group.member_dir(&format!("tftp-{number}"))))
         .collect::<anyhow::Result<_>>()
         .unwrap();
     group.launch().unwrap();
@@ -98,7 +35,7 @@ fn group_on_disks() -> (Group, Vec<Disk>) {
 }
 
 fn disk_of<'a>(disks: &'a [Disk], member: &MemberStatus) -> &'a Disk {
-    let found = disks.iter().find(|disk| disk.0.ends_with(&member.name));
+    let found = disks.iter().find(|disk| disk.is_of(&member.name));
     found.expect("each member has a disk")
 }
 

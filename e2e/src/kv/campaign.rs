@@ -23,7 +23,7 @@ pub struct Campaign {
     pub replicas: u16,
     /// How many faults.
     pub faults: u32,
-    /// Which; all by chance when empty.
+    /// Which, one after the other, again and again; all by chance when empty.
     pub only: Vec<Fault>,
     /// What chance is drawn from.
     pub seed: u64,
@@ -82,7 +82,7 @@ impl Campaign {
                 local: self.local,
             },
         )?;
-        for number in 1..=self.faults {
+        for (number, place) in (1..=self.faults).zip(0..) {
             group
                 .all_ready()
                 .with_context(|| format!("before fault {number}"))?;
@@ -91,7 +91,7 @@ impl Campaign {
             await_answers(&running.load, rng.random_range(20..ANSWERS_BETWEEN_FAULTS))?;
             let fault = match self.only.as_slice() {
                 [] => Fault::draw(&mut rng),
-                only => only[rng.random_range(0..only.len())],
+                only => only[place % only.len()],
             };
             fault
                 .happen(&group, &running.load, &mut rng)
@@ -102,26 +102,36 @@ impl Campaign {
                 running.load.answered()
             ));
         }
-        group.all_ready().context("after the last fault")?;
-        await_answers(&running.load, 20).context("after the last fault")?;
-        let load = running.finish()?;
-        let broken = load.broken();
-        ensure!(broken.is_empty(), "{}", broken.join("; "));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting a runtime")?;
-        runtime.block_on(read_everything(&load))?;
-        check_history(&load, &mut summary)?;
-        if self.local {
-            check_remembered(&mut group, &load, &runtime)?;
-            summary.accepted_alone = (0..usize::from(self.replicas))
-                .map(|member| load.remembered.accepted_alone(member))
-                .sum();
-        }
-        summary.refusals = load.refusals();
-        Ok(summary)
+        let checked = check(&mut group, running)?;
+        Ok(Summary {
+            faults: summary.faults,
+            ..checked
+        })
     }
+}
+
+/// Ends a load once its group is whole again, and checks everything that it saw.
+pub fn check(group: &mut Group, running: Running) -> anyhow::Result<Summary> {
+    let mut summary = Summary::default();
+    group.all_ready().context("after the last fault")?;
+    await_answers(&running.load, 20).context("after the last fault")?;
+    let load = running.finish()?;
+    let broken = load.broken();
+    ensure!(broken.is_empty(), "{}", broken.join("; "));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting a runtime")?;
+    runtime.block_on(read_everything(&load))?;
+    check_history(&load, &mut summary)?;
+    if load.is_local() {
+        check_remembered(group, &load, &runtime)?;
+        summary.accepted_alone = (0..load.kv.members())
+            .map(|member| load.remembered.accepted_alone(member))
+            .sum();
+    }
+    summary.refusals = load.refusals();
+    Ok(summary)
 }
 
 /// Every key is read once more at every member, consistently: the ends of all histories.

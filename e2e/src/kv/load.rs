@@ -157,6 +157,11 @@ impl Load {
         self.answered.load(Ordering::Relaxed)
     }
 
+    /// Whether some clients read and write without a quorum.
+    pub(super) fn is_local(&self) -> bool {
+        self.options.local
+    }
+
     /// What a client found wrong at once.
     pub fn broken(&self) -> Vec<String> {
         lock(&self.broken).clone()
