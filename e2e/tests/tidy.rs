@@ -49,11 +49,13 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
         ("wal", BTreeSet::new()),
         ("replication", BTreeSet::from(["wal"])),
         ("kv", BTreeSet::from(["replication"])),
+        // Its tests have real members.
+        ("kv-client", BTreeSet::from(["kv", "replication"])),
         ("tftp", BTreeSet::from(["replication"])),
         ("adc", BTreeSet::from(["replication"])),
         (
             "node-agent",
-            BTreeSet::from(["operator-api", "replication", "adc", "kv", "tftp"]),
+            BTreeSet::from(["operator-api", "replication", "adc", "kv", "kv-client", "tftp"]),
         ),
         ("linearizability", BTreeSet::new()),
         ("e2e", BTreeSet::from(["operator-api", "linearizability"])),

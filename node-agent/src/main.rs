@@ -10,6 +10,7 @@ mod group;
 mod https;
 mod hub;
 mod kubernetes;
+mod kv;
 mod local;
 mod members;
 mod run;
@@ -49,6 +50,8 @@ enum Command {
     Adc(hub::Args),
     /// List members, hand leadership over, remove a member.
     Members(members::Args),
+    /// Read and change the key-value store. Exit status: 0 done, 1 not, 3 timed out, 4 unknown, 5 refused.
+    Kv(kv::Args),
     /// Write the whole state of a group into a file.
     Backup(backup::Args),
     /// Start a new group on this machine that begins with a backup.
@@ -82,6 +85,7 @@ async fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Files(args) => files::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Adc(args) => hub::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Members(args) => members::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Kv(args) => kv::run(args).await,
         Command::Backup(args) => backup::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Restore(args) => backup::restore(args).await.map(|()| ExitCode::SUCCESS),
     }
@@ -136,6 +140,13 @@ mod tests {
             "quorate-agent backup --service kv --dir d file",
             "quorate-agent restore file --dir d --replicas 3",
             "quorate-agent restore file --check",
+            "quorate-agent kv get key --dir d --json",
+            "quorate-agent kv --endpoint http://h:1 --endpoint http://h:2 swap key old new --blocking",
+            "quorate-agent kv set key --local --token-file t",
+            "quorate-agent kv cancel 7.1",
+            "quorate-agent kv range app/ --limit 5 --dir d",
+            "quorate-agent kv lease grant 60 --json",
+            "quorate-agent kv extract server --whole-lines",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

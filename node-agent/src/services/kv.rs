@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use kv::server::Shown;
 use kv::state::Policy;
-use kv::{AccessFiles, Kv, Options};
+use kv::{AccessFiles, Kv, Metrics, Options};
 use listenfd::ListenFd;
 use operator_api::AgentConfig;
 use operator_api::config::{KvConfig, KvConflictPolicy};
@@ -38,6 +38,8 @@ pub(super) async fn start(
             .context("reading the address of the passed socket")?,
         None => kv.listen,
     };
+    let shown = Shown::default();
+    let metrics = Metrics::register(registry, shown.clone()).context("registering metrics")?;
     let options = Options {
         listen: client_address,
         socket,
@@ -59,7 +61,8 @@ pub(super) async fn start(
                 .as_ref()
                 .map(|tls| (tls.cert_file.clone(), tls.key_file.clone())),
         },
-        shown: Shown::default(),
+        metrics,
+        shown,
     };
     let (state, member_address, shown) = (replica.clone(), kv.member_listen, options.shown.clone());
     let quota = kv.storage_bytes_max;

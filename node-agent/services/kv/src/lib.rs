@@ -7,11 +7,12 @@
 pub mod access;
 pub mod outbox;
 pub mod peer;
+pub mod proto;
 pub mod request;
 pub mod server;
 pub mod state;
 
-pub use server::{AccessFiles, Kv, Options};
+pub use server::{AccessFiles, Kv, Metrics, Options};
 
 /// The longest key, in bytes of UTF-8.
 pub const KEY_BYTES_MAX: usize = 1024;

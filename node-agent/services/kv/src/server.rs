@@ -6,12 +6,15 @@ mod bus;
 mod conveyor;
 mod disk;
 mod features;
+mod grpc;
 mod http;
+mod http2;
 mod journal;
 mod leases;
 mod link;
 mod listener;
 mod logs;
+mod metrics;
 mod numbers;
 mod operations;
 mod quota;
@@ -37,6 +40,7 @@ pub use access::AccessFiles;
 use conveyor::Conveyor;
 use link::Link;
 use listener::Listener;
+pub use metrics::Metrics;
 use numbers::Numbers;
 use reads::Reads;
 use remember::Memory;
@@ -69,6 +73,8 @@ pub struct Options {
     pub outbox_file: PathBuf,
     /// Who is let in.
     pub access: AccessFiles,
+    /// What is counted.
+    pub metrics: Metrics,
     /// What the service shows of itself, once it runs.
     pub shown: Shown,
 }
@@ -89,6 +95,7 @@ pub struct Kv;
 /// What the connections share.
 struct Context {
     access: Access,
+    metrics: Metrics,
     link: Arc<Link>,
     conveyor: Conveyor,
     reads: Reads,
@@ -100,6 +107,8 @@ struct Context {
     session_lost: Notify,
     value_bytes_max: usize,
     quota_bytes: u64,
+    /// Room for large bodies, in KiB.
+    bodies: Semaphore,
     doubt: Duration,
     policies: Vec<(String, Policy)>,
 }
@@ -121,6 +130,7 @@ impl Context {
         options.shown.0.set((memory.clone(), access.clone())).ok();
         Ok(Self {
             access,
+            metrics: options.metrics.clone(),
             reads: Reads::start(link.clone(), tasks),
             link,
             conveyor,
@@ -130,6 +140,7 @@ impl Context {
             session_lost: Notify::new(),
             value_bytes_max: options.value_bytes_max,
             quota_bytes: options.quota_bytes,
+            bodies: Semaphore::new(http::BODIES_KIB_MAX as usize),
             doubt: options.doubt,
             policies: options.policies.clone(),
         })

@@ -72,16 +72,18 @@ impl Access {
         self.tls.as_ref().map(|tls| tls.now().value.clone())
     }
 
+    /// Why a changed file is not used.
+    pub(super) fn alarm(&self) -> Option<String> {
+        let tokens = self.tokens.as_ref().and_then(|tokens| tokens.now().alarm.clone());
+        tokens.or_else(|| self.tls.as_ref().and_then(|tls| tls.now().alarm.clone()))
+    }
+
     /// For the status.
     pub(super) fn describe(&self) -> serde_json::Value {
-        let alarms = [
-            self.tokens.as_ref().and_then(|tokens| tokens.now().alarm.clone()),
-            self.tls.as_ref().and_then(|tls| tls.now().alarm.clone()),
-        ];
         serde_json::json!({
             "tokens": self.tokens.as_ref().map(|tokens| tokens.now().value.count()),
             "tls": self.tls.is_some(),
-            "alarm": alarms.into_iter().flatten().next(),
+            "alarm": self.alarm(),
         })
     }
 }
@@ -199,6 +201,6 @@ fn server_config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, String> {
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .map_err(|error| format!("certificate and key do not go together: {error}"))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use hyper::Request;
-use hyper::body::Incoming;
 use replication::Shutdown;
 
 use super::Context;
-use super::http::{Content, JSON_FACTOR, body, check_size, last_event_id};
+use super::http::{Content, JSON_FACTOR, Source, body, check_size, last_event_id};
 use crate::access::{Grant, Level};
 use crate::request::{self, Answer, Refusal, Target, Terms};
 use crate::state::{Change, Value};
@@ -21,7 +19,7 @@ pub(super) async fn carry_out(
     grant: &Grant,
     target: Target,
     terms: &Terms,
-    request: Request<Incoming>,
+    request: Source,
     until: Shutdown,
 ) -> Result<Content, Refusal> {
     let value_bytes_max = context.value_bytes_max;

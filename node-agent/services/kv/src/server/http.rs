@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -19,14 +19,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use replication::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::Context;
-use super::features;
 use super::listener::Listener;
+use super::{Context, features, http2, metrics};
 use crate::access::{self, Grant, Level};
 use crate::request::{self, Answer, Head, Refusal, Target};
 use crate::state::{Change, Lifetime, Value};
@@ -43,6 +43,10 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const HEADERS_MAX: usize = 100;
 /// Of each connection, for heads and for pieces of bodies.
 const BUFFER_BYTES_MAX: usize = 16 << 10;
+/// Of all large bodies together, in KiB.
+pub(super) const BODIES_KIB_MAX: u32 = 256 << 10;
+/// A smaller body does not count: as much is in a connection's buffers anyway.
+const SMALL_BODY_BYTES: usize = 64 << 10;
 /// Of a body that is too large, read and thrown away.
 const SURPLUS_BYTES_MAX: usize = 4 << 20;
 /// What a swap's JSON may add to its values: escapes make six bytes of one.
@@ -54,10 +58,13 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// For answers that are under way at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Frames of a stream that has no end of its own.
-type Events = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+/// What the store serves, for programs; open to all.
+const DESCRIPTION: &str = include_str!("../../../../../docs/openapi.json");
 
-type Reply = Response<Either<Full<Bytes>, Events>>;
+/// Frames of a stream that has no end of its own.
+pub(super) type Events = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
+
+pub(super) type Reply = Response<Either<Full<Bytes>, Events>>;
 
 /// The connections of this member, on all its listeners.
 pub(super) struct Connections {
@@ -115,17 +122,25 @@ async fn connection(stream: TcpStream, context: Arc<Context>, until: Shutdown, _
         .set_tcp_user_timeout(Some(WRITE_TIMEOUT))
         .ok();
     let Some(tls) = context.access.tls() else {
-        return conversation(stream, context, until).await;
+        return match tokio::time::timeout(HEADER_TIMEOUT, http2::is_spoken(&stream)).await {
+            Ok(Ok(true)) => http2::conversation(stream, context, until).await,
+            Ok(Ok(false)) => conversation(stream, context, until).await,
+            // Gone, or silent for too long.
+            Ok(Err(_)) | Err(_) => {}
+        };
     };
     let handshake = TlsAcceptor::from(tls).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            http2::conversation(stream, context, until).await;
+        }
         Ok(Ok(stream)) => conversation(stream, context, until).await,
         Ok(Err(error)) => debug!(%error, "a client did not agree on TLS"),
         Err(_) => debug!("a client did not finish its TLS handshake in time"),
     }
 }
 
-/// The requests of one connection, one after the other.
+/// The requests of one connection of HTTP/1.1, one after the other.
 async fn conversation(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin,
     context: Arc<Context>,
@@ -156,8 +171,18 @@ async fn conversation(
     }
 }
 
-async fn answer(context: &Arc<Context>, request: Request<Incoming>, until: Shutdown) -> Reply {
-    match carry_out(context, request, until).await {
+pub(super) async fn answer(context: &Arc<Context>, request: Request<Incoming>, until: Shutdown) -> Reply {
+    let uri = request.uri();
+    if uri.path() == "/v1/openapi.json" && request.method() == Method::GET {
+        return reply(StatusCode::OK, DESCRIPTION.as_bytes());
+    }
+    let admitted = admit(
+        context,
+        request.method(),
+        (uri.path(), uri.query()),
+        request.headers(),
+    );
+    match perform(context, admitted, Source::Http(request), until).await {
         Ok(Content::Events(events)) => stream(events),
         Ok(Content::Answer(answer)) => {
             let status = if answer.remembered && answer.timeout {
@@ -174,7 +199,7 @@ async fn answer(context: &Arc<Context>, request: Request<Incoming>, until: Shutd
     }
 }
 
-fn reply(status: StatusCode, json: Vec<u8>) -> Reply {
+fn reply(status: StatusCode, json: impl Into<Bytes>) -> Reply {
     let mut response = Response::new(Either::Left(Full::new(json.into())));
     *response.status_mut() = status;
     if status == StatusCode::UNAUTHORIZED {
@@ -209,15 +234,99 @@ pub(super) enum Content {
     Json(serde_json::Value),
 }
 
-async fn carry_out(
+/// Where a body comes from.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost each request of HTTP an allocation"
+)]
+pub(super) enum Source {
+    /// It may not have arrived yet.
+    Http(Request<Incoming>),
+    /// It is here, and within its limits.
+    Ready(Bytes),
+}
+
+/// What is asked for, by somebody who may.
+pub(super) struct Admitted {
+    head: Head,
+    grant: Grant,
+}
+
+/// Looks at a request before its body is read.
+pub(super) fn admit(
+    context: &Context,
+    method: &Method,
+    (path, query): (&str, Option<&str>),
+    headers: &HeaderMap,
+) -> Result<Admitted, Refusal> {
+    let head = request::head(method, path, query)?;
+    let grant = context.access.grant(headers)?;
+    grant.check_target(&head.target)?;
+    Ok(Admitted { head, grant })
+}
+
+/// Carries a request out, and counts it.
+pub(super) async fn perform(
     context: &Arc<Context>,
-    request: Request<Incoming>,
+    admitted: Result<Admitted, Refusal>,
+    request: Source,
     until: Shutdown,
 ) -> Result<Content, Refusal> {
-    let uri = request.uri();
-    let Head { target, terms } = request::head(request.method(), uri.path(), uri.query())?;
-    let grant = context.access.grant(request.headers())?;
-    grant.check_target(&target)?;
+    let began = Instant::now();
+    let (operation, outcome) = match admitted {
+        Ok(Admitted { head, grant }) => {
+            let operation = metrics::operation(&head.target);
+            let outcome = match room(context, &request).await {
+                Ok(_room) => carry_out(context, head, grant, request, until).await,
+                Err(refusal) => Err(refusal),
+            };
+            (operation, outcome)
+        }
+        Err(refusal) => ("none", Err(refusal)),
+    };
+    let label = match &outcome {
+        Ok(Content::Answer(answer)) => metrics::outcome(answer),
+        Ok(_) => "ok",
+        Err(_) => "refused",
+    };
+    context.metrics.answered(operation, label, began.elapsed());
+    outcome
+}
+
+/// Room for a large body, which is in memory until its request is answered; none where the body is small.
+async fn room<'a>(context: &'a Context, source: &Source) -> Result<Option<SemaphorePermit<'a>>, Refusal> {
+    let Source::Http(request) = source else {
+        return Ok(None);
+    };
+    let headers = request.headers();
+    let largest = JSON_FACTOR * 2 * context.value_bytes_max;
+    let bytes = match announced(headers) {
+        Some(bytes) => bytes.min(largest),
+        None if headers.contains_key(TRANSFER_ENCODING) => largest,
+        None => 0,
+    };
+    if bytes <= SMALL_BODY_BYTES {
+        return Ok(None);
+    }
+    let kib = u32::try_from(bytes >> 10)
+        .unwrap_or(BODIES_KIB_MAX)
+        .min(BODIES_KIB_MAX);
+    match tokio::time::timeout(BODY_TIMEOUT, context.bodies.acquire_many(kib)).await {
+        Ok(room) => Ok(Some(room.expect("nobody closes the semaphore"))),
+        Err(_) => Err(Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "this member is busy with other large requests: try again later, or ask another member",
+        )),
+    }
+}
+
+async fn carry_out(
+    context: &Arc<Context>,
+    Head { target, terms }: Head,
+    grant: Grant,
+    request: Source,
+    until: Shutdown,
+) -> Result<Content, Refusal> {
     let value_bytes_max = context.value_bytes_max;
     let answer = match target {
         Target::Get(key) => context.get(&key, &terms).await,
@@ -274,7 +383,10 @@ fn shown_to(grant: &Grant, answer: Answer) -> Answer {
 }
 
 /// The last event that a client got on an earlier connection (HTML Living Standard, 9.2.4).
-pub(super) fn last_event_id(request: &Request<Incoming>) -> Result<Option<u64>, Refusal> {
+pub(super) fn last_event_id(source: &Source) -> Result<Option<u64>, Refusal> {
+    let Source::Http(request) = source else {
+        return Ok(None);
+    };
     let Some(id) = request.headers().get("last-event-id") else {
         return Ok(None);
     };
@@ -291,18 +403,33 @@ pub(super) fn check_size(bytes: usize, bytes_max: usize) -> Result<(), Refusal> 
     Ok(())
 }
 
+/// How long a body is, as its sender says.
+fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// The body, if it is not larger than allowed. A larger one is read on for a while, so that its sender gets to read why it
 /// is refused.
-pub(super) async fn body(request: Request<Incoming>, bytes_max: usize) -> Result<Bytes, Refusal> {
-    let headers = request.headers();
+pub(super) async fn body(source: Source, bytes_max: usize) -> Result<Bytes, Refusal> {
+    let incoming = match source {
+        Source::Http(request) => request,
+        Source::Ready(body) => {
+            check_size(body.len(), bytes_max)?;
+            return Ok(body);
+        }
+    };
+    let headers = incoming.headers();
     let is_announced = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-    if !is_announced && request.method() == Method::PUT {
+    if !is_announced && incoming.method() == Method::PUT {
         return Err(Refusal::new(
             StatusCode::LENGTH_REQUIRED,
             "the request has no body: send one, or `Content-Length: 0` for an empty value",
         ));
     }
-    let whole = read(request.into_body(), bytes_max);
+    if announced(headers).is_some_and(|bytes| bytes > bytes_max.saturating_add(SURPLUS_BYTES_MAX)) {
+        return Err(request::too_large(bytes_max));
+    }
+    let whole = read(incoming.into_body(), bytes_max);
     tokio::time::timeout(BODY_TIMEOUT, whole)
         .await
         .unwrap_or_else(|_| {

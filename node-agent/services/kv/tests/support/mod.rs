@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use kv::server::Shown;
 use kv::state::{KvState, Policy};
-use kv::{AccessFiles, Kv, Options};
+use kv::{AccessFiles, Kv, Metrics, Options};
+use prometheus::{Registry, TextEncoder};
 use replication::{
-    Durability, Leadership, Node, NodeOptions, Replica, ServeError, Service as _, Shutdown, Timing,
+    Durability, Leadership, MembershipError, Node, NodeOptions, Replica, ServeError, Service as _, Shutdown,
+    Timing,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -32,6 +34,7 @@ pub(crate) const QUOTA_BYTES: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Member {
+    registry: Registry,
     node: Node,
     replica: Replica<KvState>,
     until: Shutdown,
@@ -116,13 +119,33 @@ impl Group {
         }
         group.members[&0].node.initialize(Uuid::new_v4()).await.unwrap();
         for number in 1..3 {
-            group.leader().await;
-            let peer = group.addresses[number].0.to_string();
-            let leader = &group.members[&0].node;
-            let admitted = leader.add_learner(format!("kv-{number}"), peer, format!("admin-{number}"));
-            let identity = admitted.await.unwrap();
+            let identity = within("an admission", async {
+                // On a busy machine a leader loses its lease now and then.
+                loop {
+                    let leader = &group.members[&group.leader().await].node;
+                    let peer = group.addresses[number].0.to_string();
+                    let admitted =
+                        leader.add_learner(format!("kv-{number}"), peer, format!("admin-{number}"));
+                    match admitted.await {
+                        Ok(identity) => return identity,
+                        Err(MembershipError::NotLeader { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+            .await;
             group.members[&number].node.join(identity).await.unwrap();
-            leader.promote(identity.node_id).await.unwrap();
+            within("a promotion", async {
+                loop {
+                    let leader = &group.members[&group.leader().await].node;
+                    match leader.promote(identity.node_id).await {
+                        Ok(()) => return,
+                        Err(MembershipError::NotLeader { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            })
+            .await;
         }
         group
     }
@@ -131,7 +154,7 @@ impl Group {
     pub(crate) async fn start(&mut self, number: usize) {
         let (peer, own) = self.addresses[number];
         let data_dir = self.directory.path().join(number.to_string());
-        let (node, replica) = Node::start::<KvState>(NodeOptions {
+        let node_options = NodeOptions {
             name: format!("kv-{number}"),
             data_dir: data_dir.clone(),
             peer_listen: peer,
@@ -141,9 +164,21 @@ impl Group {
             durability: Durability::Strict,
             tls: None,
             restore: None,
+        };
+        let (node, replica) = within("a start", async {
+            loop {
+                match Node::start::<KvState>(node_options.clone()).await {
+                    Ok(started) => return started,
+                    // What a stopped member left running in this process still holds its log.
+                    Err(error) if error.to_string().contains("another process uses") => {
+                        tokio::task::yield_now().await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
         })
-        .await
-        .unwrap();
+        .await;
+        let (registry, shown) = (Registry::new(), Shown::default());
         let options = Options {
             listen: self.leaders.local_addr().unwrap(),
             socket: Some(self.leaders.try_clone().unwrap()),
@@ -155,7 +190,8 @@ impl Group {
             policies: vec![("kept/".to_owned(), Policy::KeepQuorum)],
             outbox_file: data_dir.join("outbox"),
             access: self.access.clone(),
-            shown: Shown::default(),
+            metrics: Metrics::register(&registry, shown.clone()).unwrap(),
+            shown,
         };
         let until = Shutdown::new();
         let (served, stop) = (replica.clone(), until.clone());
@@ -166,6 +202,7 @@ impl Group {
             runtime.block_on(Kv::serve(options, served, stop))
         });
         let member = Member {
+            registry,
             node,
             replica,
             until,
@@ -213,6 +250,12 @@ impl Group {
     /// Asks at the leader's address.
     pub(crate) async fn ask_leader(&self, method: &str, path: &str, body: &str) -> Answer {
         ask(self.leaders.local_addr().unwrap(), method, path, body).await
+    }
+
+    /// A member's metrics, in Prometheus' text format.
+    pub(crate) fn metrics(&self, number: usize) -> String {
+        let families = self.members[&number].registry.gather();
+        TextEncoder::new().encode_to_string(&families).unwrap()
     }
 
     /// Where the group's files are.
