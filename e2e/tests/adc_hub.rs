@@ -1,0 +1,235 @@
+//! What a hub of three members does for its users, and with those who do not keep to the protocol.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::Duration;
+
+use e2e::adc_user::AdcIdentity;
+use e2e::clock::{PATIENCE, eventually};
+use e2e::program::agent;
+use e2e::{AdcUser, Group, GroupOptions};
+use operator_api::config::ServiceKind;
+use serde_json::json;
+
+/// Log-ins that race for one nick.
+const RACES: usize = 1000;
+/// Connections that say nothing.
+const PROBES: usize = 2000;
+/// Long enough for anything that should not come.
+const QUIET: Duration = Duration::from_millis(300);
+
+fn group(options: serde_json::Value) -> Group {
+    Group::start_with(GroupOptions {
+        service: ServiceKind::Adc,
+        adc_options: Some(options),
+        ..GroupOptions::default()
+    })
+    .unwrap()
+}
+
+/// The number of a SID.
+fn number(sid: &str) -> u32 {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => byte - b'A',
+        _ => byte - b'2' + 26,
+    };
+    sid.bytes().fold(0, |sid, byte| sid << 5 | u32::from(digit(byte)))
+}
+
+#[test]
+fn probes_cost_no_sid_and_one_of_two_gets_a_nick() {
+    let group = group(json!({}));
+    let ports = group.adc_member_ports();
+    // Probes first: the next SID is the next one.
+    let before = AdcUser::log_in(ports[0], &AdcIdentity::new("before")).unwrap();
+    for _ in 0..PROBES {
+        drop(AdcUser::connect(ports[0], Ipv4Addr::LOCALHOST).unwrap());
+    }
+    let after = AdcUser::log_in(ports[0], &AdcIdentity::new("after")).unwrap();
+    assert_eq!(number(&after.sid), number(&before.sid) + 1);
+    // Two clients on two members want one nick, again and again.
+    let barrier = Barrier::new(2);
+    let race = |member: usize| {
+        let mut won = Vec::new();
+        for round in 0..RACES {
+            let who = AdcIdentity {
+                nick: format!("r{round}"),
+                ..AdcIdentity::new(&format!("client {member}.{round}"))
+            };
+            let mut user = AdcUser::connect(ports[member], Ipv4Addr::LOCALHOST).unwrap();
+            user.greet().unwrap();
+            barrier.wait();
+            user.identify(&who).unwrap();
+            let outcome = user.wait_until_in();
+            if let Err(error) = &outcome {
+                assert!(format!("{error:#}").contains("ISTA 222"), "{error:#}");
+            }
+            won.push(outcome.is_ok());
+            // The nick stays taken until both know.
+            barrier.wait();
+        }
+        won
+    };
+    let (one, other) = std::thread::scope(|scope| {
+        let one = scope.spawn(|| race(1));
+        let other = scope.spawn(|| race(2));
+        (one.join().unwrap(), other.join().unwrap())
+    });
+    let winners = one
+        .iter()
+        .zip(&other)
+        .map(|(one, other)| u32::from(*one) + u32::from(*other));
+    assert!(
+        winners.clone().all(|winners| winners == 1),
+        "{:?}",
+        winners.collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn bad_input_is_answered_and_reaches_nobody() {
+    let group = group(json!({ "setupSecondsMax": 2 }));
+    let ports = group.adc_member_ports();
+    let who = AdcIdentity::new("ann");
+    let mut ann = AdcUser::log_in(ports[0], &who).unwrap();
+    let mut bob = AdcUser::log_in(ports[1], &AdcIdentity::new("bob")).unwrap();
+    ann.expect("bob joins", |line| line.contains(" NIbob ")).unwrap();
+    // Before anybody is let in: a line, and what comes back before the end.
+    let connect = || AdcUser::connect(ports[2], Ipv4Addr::LOCALHOST).unwrap();
+    for (line, answer) in [
+        ("GET / HTTP/1.1\r", ""),
+        ("$ValidateNick bob|", ""),
+        ("\u{16}\u{3}\u{1}", ""),
+        ("HSUP ADTIGR", "ISTA 245"),
+        ("HSUP ADBASE", "ISTA 247"),
+        ("BINF AAAB NIx", "ISTA 244"),
+        ("", ""),
+    ] {
+        let mut client = connect();
+        client.send(line).unwrap();
+        let end = loop {
+            match client.next_line(PATIENCE) {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("{line:?} is not answered"),
+                Err(end) => break format!("{end:#}"),
+            }
+        };
+        assert!(end.contains("closed") && end.contains(answer), "{line:?}: {end}");
+    }
+    // An INF that is wrong.
+    for (change, answer) in [
+        ((who.pid.as_str(), AdcIdentity::new("x").pid), "ISTA 227"),
+        (("NIann", "XXann".to_owned()), "ISTA 243"),
+        (("NIann", "NIbob".to_owned()), "ISTA 22"),
+        (("NIann", "NIbell\u{7}".to_owned()), "ISTA 221"),
+    ] {
+        let mut client = connect();
+        client.greet().unwrap();
+        let (from, to) = change;
+        let inf = format!("BINF {} ID{} PD{} NIann", client.sid, who.cid, who.pid).replace(from, &to);
+        client.send(&inf).unwrap();
+        client.expect(answer, |line| line.starts_with(answer)).unwrap();
+    }
+    // What a user may not send.
+    let (me, other) = (ann.sid.clone(), bob.sid.clone());
+    for line in [
+        format!("BMSG {other} not\\sme"),
+        format!("BMSG {me} bro\\ken"),
+        format!("BCTM {me} ADC/1.0 1 x"),
+        format!("CMSG {me} x"),
+        format!("IMSG {me} x"),
+        format!("IQUI {other}"),
+        format!("DINF {me} {other} NIx"),
+        format!("DMSG {me} {other} x PM{other}"),
+        format!("BMSG {me} {}", "x".repeat(20_000)),
+        "nonsense".to_owned(),
+    ] {
+        ann.send(&line).unwrap();
+    }
+    ann.say("end").unwrap();
+    let end = format!("BMSG {me} end ");
+    ann.expect("the last line", |line| line.starts_with(&end))
+        .unwrap();
+    let start = bob.seen.len();
+    bob.expect("the last line", |line| line.starts_with(&end))
+        .unwrap();
+    bob.lines_until_quiet(QUIET);
+    assert_eq!(bob.seen.len(), start + 1, "{:?}", &bob.seen[start..]);
+    // Nobody is told a PID.
+    for user in [&ann, &bob] {
+        assert!(!user.seen.iter().any(|line| line.contains(" PD")));
+    }
+}
+
+#[test]
+fn operators_keep_order_from_inside_and_outside() {
+    let group = group(json!({ "selfRegistration": true, "motd": "be kind" }));
+    let ports = group.adc_member_ports();
+    // The first owner is made from outside.
+    let mut put = Command::new(agent().unwrap())
+        .args(["adc", "account", "put", "op", "owner", "--dir"])
+        .arg(group.dir())
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    put.stdin.take().unwrap().write_all(b"secret\n").unwrap();
+    assert!(put.wait().unwrap().success());
+    let op = AdcIdentity::new("op").with_password("secret");
+    let wrong = AdcIdentity::new("op").with_password("guess");
+    let mut op = eventually("the account is known everywhere", PATIENCE, || {
+        AdcUser::log_in(ports[0], &op)
+    })
+    .unwrap();
+    assert!(op.users[&op.sid].contains(" CT16"));
+    let error = AdcUser::log_in(ports[1], &wrong).unwrap_err();
+    assert!(format!("{error:#}").contains("ISTA 223"), "{error:#}");
+    let bob = AdcIdentity::new("bob");
+    let mut guest = AdcUser::log_in(ports[1], &bob).unwrap();
+    guest
+        .expect("the greeting", |line| line.contains("be\\skind"))
+        .unwrap();
+    guest.say("+kick op").unwrap();
+    guest
+        .expect("no", |line| line.contains("you\\smay\\snot"))
+        .unwrap();
+    op.say("+topic news").unwrap();
+    guest.expect("the topic", |line| line == "IINF DEnews").unwrap();
+    op.say("+ban bob 1h spam").unwrap();
+    guest
+        .expect("why", |line| line.starts_with("ISTA 232 spam"))
+        .unwrap();
+    let quit = format!("IQUI {} ID{} MSspam TL3", guest.sid, op.sid);
+    guest.expect("the end", |line| line.starts_with(&quit)).unwrap();
+    let error = AdcUser::log_in(ports[2], &bob).unwrap_err();
+    assert!(format!("{error:#}").contains("ISTA 232"), "{error:#}");
+    let bans = group.succeed(&["adc", "bans"]).unwrap();
+    assert!(bans.contains("nick bob") && bans.contains("spam"), "{bans}");
+    group.succeed(&["adc", "unban", "1"]).unwrap();
+    eventually("the ban is lifted everywhere", PATIENCE, || {
+        AdcUser::log_in(ports[2], &bob)
+    })
+    .unwrap();
+    let audit = group.succeed(&["adc", "audit"]).unwrap();
+    for what in [
+        "registered op as owner",
+        "set the topic: news",
+        "banned nick bob",
+        "lifted ban 1",
+    ] {
+        assert!(audit.contains(what), "{audit}");
+    }
+    assert!(!audit.contains("secret"));
+    // No password and no PID is on any disk.
+    let pid = AdcIdentity::new("op").pid;
+    for member in ["adc-0", "adc-1", "adc-2"] {
+        let found = Command::new("grep")
+            .args(["-rl", "-e", "secret", "-e", &pid])
+            .arg(group.member_dir(member))
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    }
+}
