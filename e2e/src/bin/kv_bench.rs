@@ -317,17 +317,10 @@ fn plan(seconds: u64) -> Vec<(String, Load, Target)> {
             add("put", Mix::Only(Operation::Put), clients, bytes, Target::Leader);
         }
     }
-    for clients in all_clients {
-        add("get", Mix::Only(Operation::Get), clients, 256, Target::Leader);
-    }
-    for clients in all_clients {
-        add(
-            "local get",
-            Mix::Only(Operation::LocalGet),
-            clients,
-            256,
-            Target::Leader,
-        );
+    for (name, operation) in [("get", Operation::Get), ("local get", Operation::LocalGet)] {
+        for clients in all_clients {
+            add(name, Mix::Only(operation), clients, 256, Target::Leader);
+        }
     }
     for clients in [64, 1000] {
         add("half get, half put", Mix::Half, clients, 256, Target::Leader);
@@ -362,16 +355,12 @@ fn summary(results: &Results) -> Table {
             .find(|(store, _)| *store == name)
             .map(|(_, value)| *value)
     };
-    row(
-        "program",
-        of(&results.program_mb, "etcd"),
-        of(&results.program_mb, "quorate"),
-        "MB",
-    );
+    let (program, idle) = (&results.program_mb, &results.idle_mib);
+    row("program", of(program, "etcd"), of(program, "quorate"), "MB");
     row(
         "memory of a member, empty",
-        of(&results.idle_mib, "etcd"),
-        of(&results.idle_mib, "quorate"),
+        of(idle, "etcd"),
+        of(idle, "quorate"),
         "MiB",
     );
     let filled = |name: &str| {

@@ -1,6 +1,12 @@
 //! When the log is folded into a snapshot, and how much of it stays behind. By bytes: an entry of a busy service holds a
 //! thousand requests, and one of an idle service holds one.
 
+use openraft::RaftMetrics;
+use tracing::debug;
+
+use crate::member::Running;
+use crate::raft::types::{LogId, TypeConfig};
+
 /// The log may grow to this much before it is folded, however small the state is. Less in tests, which would only take
 /// longer.
 const LOG_BYTES_MIN: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
@@ -94,6 +100,34 @@ impl Compaction {
         }
         (self.folded, self.written) = (seen.applied, written);
         Some(Step::Fold)
+    }
+}
+
+impl Running {
+    /// What it knows of its log and its snapshot.
+    pub(crate) fn seen(&self, metrics: &RaftMetrics<TypeConfig>) -> Seen {
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        Seen {
+            snapshot: index(metrics.snapshot),
+            applied: index(metrics.last_applied),
+            written: self.wal.stats().bytes_written,
+            is_tight: self.wal.space() != wal::Space::Ok,
+        }
+    }
+
+    /// Carries a step out.
+    pub(crate) async fn compact(&self, step: Step) {
+        let trigger = self.raft.trigger();
+        let asked = match step {
+            Step::Fold => trigger.snapshot().await,
+            Step::Purge { upto, keep } => {
+                let upto = self.wal.before_youngest(upto, keep);
+                trigger.purge_log(upto).await
+            }
+        };
+        if let Err(error) = asked {
+            debug!(%error, "not asked: Raft is stopping");
+        }
     }
 }
 

@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 use uuid::Uuid;
 use wal::Wal;
 
-use crate::compaction::{self, Compaction, Seen};
+use crate::compaction::Compaction;
 use crate::identity::{DataDir, Identity, Stored};
 use crate::raft::incoming;
 use crate::raft::leadership::{self, Lease};
@@ -26,7 +26,7 @@ use crate::raft::proto::peer_server;
 use crate::raft::server::PeerServer;
 use crate::raft::snapshot::SnapshotFile;
 use crate::raft::state_machine::{Machine, StateMachine};
-use crate::raft::types::{LogId, MemberNode, TypeConfig};
+use crate::raft::types::{MemberNode, TypeConfig};
 use crate::runtime::RaftRuntime;
 use crate::tls;
 use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, Timing, Told};
@@ -39,8 +39,6 @@ const APPEND_ENTRIES_MAX: u64 = 64;
 const SPACE_MARGIN_BYTES: u64 = 16 << 20;
 /// Below this the disk is called full: no further segment of the log and no snapshot worth the name fits.
 const SPACE_ALARM_BYTES: u64 = 8 << 20;
-
-type Metrics = openraft::RaftMetrics<TypeConfig>;
 
 /// A member that has joined its group.
 #[derive(Clone)]
@@ -68,30 +66,6 @@ impl Running {
     /// Whether somebody should free space: the log may have prepared room for a while, the rest of the member has not.
     pub(crate) fn lacks_space(&self) -> bool {
         self.wal.space() != wal::Space::Ok || self.free_bytes() < SPACE_ALARM_BYTES
-    }
-
-    fn seen(&self, metrics: &Metrics) -> Seen {
-        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-        Seen {
-            snapshot: index(metrics.snapshot),
-            applied: index(metrics.last_applied),
-            written: self.wal.stats().bytes_written,
-            is_tight: self.wal.space() != wal::Space::Ok,
-        }
-    }
-
-    async fn compact(&self, step: compaction::Step) {
-        let trigger = self.raft.trigger();
-        let asked = match step {
-            compaction::Step::Fold => trigger.snapshot().await,
-            compaction::Step::Purge { upto, keep } => {
-                let upto = self.wal.before_youngest(upto, keep);
-                trigger.purge_log(upto).await
-            }
-        };
-        if let Err(error) = asked {
-            debug!(%error, "not asked: Raft is stopping");
-        }
     }
 
     /// What unprivileged programs may still write; the maximum where that cannot be told.
