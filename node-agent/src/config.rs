@@ -255,7 +255,7 @@ mod tests {
         check(
             &with(r#""dataDir":"d""#, r#""dataDir":"d","logLevel":"info,=,x=loud""#),
             expect![
-                "field logLevel: `info,=,x=loud` is not a filter such as `info` or `info,tftp=debug`: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5"
+                "field logLevel: `info,=,x=loud` is not a filter such as `info` or `info,tftp=debug`: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5: error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \"debug\", \"trace\", or a number 0-5"
             ],
         );
         check(

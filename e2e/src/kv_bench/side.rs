@@ -33,7 +33,7 @@ pub struct Side {
 #[derive(Debug)]
 #[expect(dead_code, reason = "held so that the processes live as long")]
 enum Running {
-    Quorate(Group),
+    Quorate(Box<Group>),
     Etcd(Vec<Process>, TempDir),
 }
 
@@ -53,7 +53,7 @@ impl Side {
             leader: group.kv_port(),
             members: group.kv_member_ports(),
             pids: pids.collect::<anyhow::Result<_>>()?,
-            _running: Running::Quorate(group),
+            _running: Running::Quorate(Box::new(group)),
         })
     }
 
