@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{bail, ensure};
 use e2e::data::{MIB, random_bytes};
 use e2e::raw::RawClient;
 use e2e::wire::{self, Packet};
@@ -10,29 +11,27 @@ use e2e::{Client, Group, GroupOptions};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-fn group() -> Group {
+fn group() -> anyhow::Result<Group> {
     Group::start_with(GroupOptions {
         tftp_uploads: Some("backup/"),
         ..GroupOptions::default()
     })
-    .unwrap()
 }
 
 /// Uploads a file and compares what is stored. On a starved machine leadership moves by itself; then the client is told to
 /// send the file again.
-fn upload(group: &Group, client: Client, local: &Path, remote: &str, content: &[u8]) {
-    std::fs::write(local, content).unwrap();
+fn upload(group: &Group, client: Client, local: &Path, remote: &str, content: &[u8]) -> anyhow::Result<()> {
+    std::fs::write(local, content)?;
     loop {
-        let before = group.leader().unwrap();
-        let output = client.upload(group.tftp_port(), local, remote, WITHIN).unwrap();
+        let before = group.leader()?;
+        let output = client.upload(group.tftp_port(), local, remote, WITHIN)?;
         let stored = group.get(remote);
         if stored.as_ref().is_ok_and(|stored| stored == content) {
-            return;
+            return Ok(());
         }
-        let after = group.leader().unwrap();
-        assert_ne!(
-            before.term,
-            after.term,
+        let after = group.leader()?;
+        ensure!(
+            before.term != after.term,
             "{} uploading {} bytes: {:?}\n{output}",
             client.name(),
             content.len(),
@@ -43,7 +42,7 @@ fn upload(group: &Group, client: Client, local: &Path, remote: &str, content: &[
 
 #[test]
 fn stock_clients_upload_and_replace_files() {
-    let group = group();
+    let group = group().unwrap();
     let large = [
         Client::Curl { block_size: 8192 },
         Client::AtftpOptions {
@@ -57,47 +56,50 @@ fn stock_clients_upload_and_replace_files() {
         // One with a short last block, one of whole blocks, one that is empty.
         for len in [3 * MIB + 77, 512 * 512, 0] {
             let content = random_bytes(len as u64, len);
-            upload(&group, client, &local, &remote, &content);
+            upload(&group, client, &local, &remote, &content).unwrap();
         }
     }
 }
 
 #[test]
 fn text_is_converted_on_its_way() {
-    let group = group();
+    let group = group().unwrap();
     let local = group.scratch().join("notes");
     let text = b"one\ntwo\rthree\r\n\n";
-    upload(&group, Client::TftpHpaNetascii, &local, "backup/notes", text);
+    upload(&group, Client::TftpHpaNetascii, &local, "backup/notes", text).unwrap();
 }
 
 /// The code of the ERROR that answers a write request.
-fn refusal(group: &Group, name: &str, options: &[(&str, &str)]) -> u16 {
-    let mut client = RawClient::connect(group.tftp_port()).unwrap();
-    let answer = client.ask(&wire::request(2, name, "octet", options)).unwrap();
-    match wire::decode(answer).unwrap() {
-        Packet::Error { code, .. } => code,
-        other => panic!("{name} was answered {other:?}"),
+fn refusal(group: &Group, name: &str, options: &[(&str, &str)]) -> anyhow::Result<u16> {
+    let mut client = RawClient::connect(group.tftp_port())?;
+    let answer = client.ask(&wire::request(2, name, "octet", options))?;
+    match wire::decode(answer)? {
+        Packet::Error { code, .. } => Ok(code),
+        other => bail!("{name} was answered {other:?}"),
     }
 }
 
 #[test]
 fn what_no_rule_allows_is_refused() {
-    let group = group();
+    let group = group().unwrap();
     for name in ["boot.img", "backups", "../backup/x", "/etc/passwd", ""] {
-        assert_eq!(refusal(&group, name, &[]), 2, "{name:?}");
+        assert_eq!(refusal(&group, name, &[]).unwrap(), 2, "{name:?}");
     }
     // Larger than any file may be: RFC 1350 code 3, before a byte is sent.
-    assert_eq!(refusal(&group, "backup/huge", &[("tsize", "99999999999999")]), 3);
+    assert_eq!(
+        refusal(&group, "backup/huge", &[("tsize", "99999999999999")]).unwrap(),
+        3
+    );
     assert!(group.ls().unwrap().is_empty());
     // One group at a time.
     drop(group);
     let without = Group::start().unwrap();
-    assert_eq!(refusal(&without, "backup/a", &[]), 2);
+    assert_eq!(refusal(&without, "backup/a", &[]).unwrap(), 2);
 }
 
 #[test]
 fn upload_whose_leader_dies_is_told_so_and_not_stored() {
-    let group = group();
+    let group = group().unwrap();
     let mut client = RawClient::connect(group.tftp_port()).unwrap();
     let data = |block: u16, len: usize| {
         let mut datagram = vec![0, 3];

@@ -35,7 +35,7 @@ impl Service {
         let own = place.own_client.unwrap_or(self.client);
         match self.kind {
             ServiceKind::Tftp => ServiceConfig::Tftp(TftpConfig {
-                uploads: self.uploads.iter().map(upload_rule).collect(),
+                uploads: self.uploads.iter().map(|prefix| upload_rule(prefix)).collect(),
                 ..TftpConfig::at(self.client)
             }),
             ServiceKind::Kv => ServiceConfig::Kv(KvConfig::at(self.client, own)),
@@ -115,9 +115,9 @@ pub(crate) fn adc_options(kind: ServiceKind, args: &Args) -> anyhow::Result<Opti
         .with_context(|| format!("--adc-options {}", file.display()))
 }
 
-fn upload_rule(prefix: &String) -> UploadRule {
+fn upload_rule(prefix: &str) -> UploadRule {
     UploadRule {
-        prefix: prefix.clone(),
+        prefix: prefix.to_owned(),
         overwrite: true,
         from: Vec::new(),
     }
