@@ -92,7 +92,9 @@ fn every_route_is_described_and_every_description_is_served() {
                 let name = parameter["name"].as_str().unwrap();
                 match (parameter["in"].as_str().unwrap(), &parameter["required"]) {
                     ("path", _) => real = real.replace(&format!("{{{name}}}"), "1"),
-                    ("query", Value::Bool(true)) => query.push(format!("{name}=1")),
+                    ("query", Value::Bool(true)) => {
+                        query.push(format!("{name}={}", parameter["example"].as_str().unwrap_or("1")));
+                    }
                     _ => {}
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -164,6 +164,11 @@ impl Transport {
         *request.uri_mut() = uri
             .parse()
             .map_err(|error| Sent::Refused(400, format!("the request has no valid address: {error}")))?;
+        if call.method == Method::PUT || call.method == Method::POST {
+            // hyper says nothing of an empty body, and a server cannot tell that from a body whose length is missing.
+            let length = HeaderValue::from(call.body.len());
+            request.headers_mut().insert(CONTENT_LENGTH, length);
+        }
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization.clone());
         }

@@ -55,7 +55,9 @@ impl More {
             }
             "from" => self.from = Some(number(name, value, 0..=u64::MAX)?),
             "token" => {
-                let token = value.parse().map_err(|()| Refusal::bad("`token` is none"))?;
+                let token = value.parse().map_err(|()| {
+                    Refusal::bad("`token` is not one that came with a message: `MEMBER.NUMBER.SECRET`")
+                })?;
                 self.token = Some(token);
             }
             "exact" => self.exact = boolean(name, value)?,
