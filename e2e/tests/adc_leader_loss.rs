@@ -4,8 +4,10 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use e2e::adc_user::AdcIdentity;
 use e2e::clock::{PATIENCE, eventually};
+use e2e::group::detail;
 use e2e::{AdcUser, Group, GroupOptions};
 use operator_api::MemberStatus;
 use operator_api::config::ServiceKind;
@@ -21,6 +23,20 @@ fn group() -> Group {
 /// The number of a member: `adc-2` is 2.
 fn number(member: &MemberStatus) -> usize {
     member.name.rsplit('-').next().unwrap().parse().unwrap()
+}
+
+/// Waits until the group knows that a member is lost, and keeps the places of its users. A client that is quicker than that
+/// gets another SID; real ones wait a second at least.
+fn places_are_kept(group: &Group, count: u64) {
+    eventually("places are kept", PATIENCE, || {
+        let statuses = group.statuses();
+        let details = statuses.iter().flatten().filter_map(|status| detail(status).ok());
+        let kept = details.filter_map(|detail| detail.service_detail["keptPlaces"].as_u64());
+        let most = kept.max().unwrap_or_default();
+        ensure!(most >= count, "{most} places are kept");
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// Logs a user in, again and again until the hub takes it.
@@ -64,6 +80,7 @@ fn users_stay_with_their_sids_when_the_leader_dies() {
     let new = AdcUser::log_in(ports[living[0]], &AdcIdentity::new("new")).unwrap();
     assert_eq!(new.sid_of("bob"), Some(bob_sid.as_str()));
     // The dead member's user comes back elsewhere to its SID; nobody sees it quit or join.
+    places_are_kept(&group, 1);
     let mut back = come_back(ports[living[1]], &doomed);
     assert_eq!(back.sid, old.sid);
     back.say("back").unwrap();
@@ -106,6 +123,7 @@ fn users_behind_one_address_come_back_to_their_places() {
         })
         .unwrap();
     group.kill_leader().unwrap();
+    places_are_kept(&group, 5);
     let mut back: Vec<AdcUser> = family
         .iter()
         .rev()
