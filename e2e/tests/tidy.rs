@@ -58,6 +58,10 @@ fn arrows() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
             BTreeSet::from(["operator-api", "replication", "adc", "kv", "kv-client", "tftp"]),
         ),
         ("linearizability", BTreeSet::new()),
+        (
+            "simulation",
+            BTreeSet::from(["kv", "linearizability", "replication", "wal"]),
+        ),
         ("e2e", BTreeSet::from(["operator-api", "linearizability"])),
     ])
 }

@@ -14,8 +14,15 @@ const LOG_BYTES_MIN: u64 = if cfg!(test) { 1 << 20 } else { 16 << 20 };
 const LOG_BYTES_PER_SNAPSHOT_BYTE: u64 = 2;
 /// And to so many entries: each costs memory, and time at the next start.
 const LOG_ENTRIES_MAX: u64 = 50_000;
-/// Kept behind a snapshot for followers that lag; one that lags more gets the snapshot.
-const KEEP_BYTES: u64 = if cfg!(test) { 256 << 10 } else { 8 << 20 };
+/// Kept behind a snapshot for followers that lag; one that lags more gets the snapshot. Next to nothing in a simulation, whose
+/// logs are short.
+const KEEP_BYTES: u64 = if cfg!(simulation) {
+    4 << 10
+} else if cfg!(test) {
+    256 << 10
+} else {
+    8 << 20
+};
 /// Where no further segment can be had, the log is folded at this size, so that a segment becomes free and it can go on.
 const TIGHT_LOG_BYTES: u64 = 1 << 20;
 /// Kept then.
@@ -57,6 +64,7 @@ pub(crate) struct Compaction {
     folded: u64,
     /// What had been written then, less what the log held when it was opened.
     written: i128,
+    entries_max: u64,
 }
 
 impl Compaction {
@@ -67,7 +75,14 @@ impl Compaction {
             snapshot_bytes,
             folded: snapshot,
             written: -i128::from(found),
+            entries_max: LOG_ENTRIES_MAX,
         }
+    }
+
+    /// The log may grow to so many entries instead.
+    #[cfg(simulation)]
+    pub(crate) fn with_entries_max(self, entries_max: u64) -> Self {
+        Self { entries_max, ..self }
     }
 
     /// What is to be done now; `snapshot_bytes` tells the size of the present snapshot.
@@ -94,7 +109,7 @@ impl Compaction {
         } else {
             LOG_BYTES_MIN.max(LOG_BYTES_PER_SNAPSHOT_BYTE * self.snapshot_bytes)
         };
-        let is_large = written - self.written > bytes_max.into() || entries > LOG_ENTRIES_MAX;
+        let is_large = written - self.written > bytes_max.into() || entries > self.entries_max;
         if entries == 0 || !is_large {
             return None;
         }

@@ -15,8 +15,12 @@ mod node;
 mod raft;
 mod replica;
 mod runtime;
+#[cfg(simulation)]
+pub mod simulation;
+mod space;
 #[cfg(test)]
 mod tests;
+mod timers;
 mod tls;
 
 use std::future::Future;

@@ -5,19 +5,18 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use openraft::Raft;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{Config, Raft, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tracing::{info, warn};
-use uuid::Uuid;
 use wal::Wal;
 
 use crate::compaction::Compaction;
 use crate::identity::{DataDir, Identity, Stored};
-use crate::raft::incoming;
+use crate::raft::incoming::{self, TcpListener};
 use crate::raft::leadership::{self, Lease};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Network;
@@ -28,13 +27,15 @@ use crate::raft::snapshot::SnapshotFile;
 use crate::raft::state_machine::{Machine, StateMachine};
 use crate::raft::types::{MemberNode, TypeConfig};
 use crate::runtime::RaftRuntime;
+#[cfg(not(simulation))]
+use crate::runtime::blocking;
+use crate::space::Space;
+use crate::timers::{config, timers};
 use crate::tls;
-use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, Timing, Told};
+use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, Told};
 
 /// Messages outside the log that wait for this member's service; further ones are dropped.
 const TOLD_QUEUE_MAX: usize = 4096;
-/// Entries in one message to a peer; with the largest commands they stay below the message's limit.
-const APPEND_ENTRIES_MAX: u64 = 64;
 /// Bytes that must stay free on the disk beside a snapshot that is received.
 const SPACE_MARGIN_BYTES: u64 = 16 << 20;
 /// Below this the disk is called full: no further segment of the log and no snapshot worth the name fits.
@@ -49,13 +50,13 @@ pub(crate) struct Running {
     pub(crate) wal: Wal,
     /// The last index that was known to be committed when the log was opened.
     pub(crate) committed_at_start: u64,
-    data_path: Arc<std::path::Path>,
+    space: Space,
 }
 
 impl Running {
     /// Refuses a snapshot that would not fit beside the old one.
     pub(crate) fn check_space_for(&self, bytes: usize) -> Result<(), tonic::Status> {
-        if self.free_bytes() < bytes as u64 + SPACE_MARGIN_BYTES {
+        if self.space.free_bytes() < bytes as u64 + SPACE_MARGIN_BYTES {
             return Err(tonic::Status::resource_exhausted(
                 "the disk of this member is full",
             ));
@@ -65,14 +66,7 @@ impl Running {
 
     /// Whether somebody should free space: the log may have prepared room for a while, the rest of the member has not.
     pub(crate) fn lacks_space(&self) -> bool {
-        self.wal.space() != wal::Space::Ok || self.free_bytes() < SPACE_ALARM_BYTES
-    }
-
-    /// What unprivileged programs may still write; the maximum where that cannot be told.
-    fn free_bytes(&self) -> u64 {
-        rustix::fs::statvfs(&*self.data_path)
-            .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
-            .unwrap_or(u64::MAX)
+        self.wal.space() != wal::Space::Ok || self.space.free_bytes() < SPACE_ALARM_BYTES
     }
 
     /// The addresses of `id`, as the effective membership records them.
@@ -109,6 +103,8 @@ pub(crate) struct Member {
     told: mpsc::Sender<Told>,
     told_receiver: Mutex<Option<mpsc::Receiver<Told>>>,
     runtime: tokio::runtime::Handle,
+    #[cfg(simulation)]
+    pub(crate) simulated: crate::simulation::Simulated,
 }
 
 fn start_error(what: &str) -> impl Fn(std::io::Error) -> StartError + '_ {
@@ -120,6 +116,7 @@ impl Member {
     pub(crate) async fn start(
         options: NodeOptions,
         applied: Arc<dyn Machine>,
+        #[cfg(simulation)] simulated: crate::simulation::Simulated,
     ) -> Result<(Arc<Self>, RaftRuntime), StartError> {
         let data = DataDir::open(&options.data_dir).map_err(start_error(&format!(
             "cannot use the data directory {}",
@@ -145,6 +142,8 @@ impl Member {
             told_receiver: Mutex::new(Some(told_receiver)),
             runtime: runtime.handle(),
             options,
+            #[cfg(simulation)]
+            simulated,
         });
         member.serve_peers().await?;
         if let Some(stored) = member.usable_identity().await? {
@@ -251,14 +250,16 @@ impl Member {
             .await
             .map_err(|error| StartError(format!("Raft did not start: {error}")))?
             .map_err(|error| StartError(format!("Raft did not start: {error}")))?;
-        let data_path = self.data.path().into();
         let running = Running {
             identity,
             raft,
             peers,
             wal,
             committed_at_start,
-            data_path,
+            #[cfg(not(simulation))]
+            space: Space::new(self.data.path()),
+            #[cfg(simulation)]
+            space: Space::new(&self.simulated.disk),
         };
         if stored.founding {
             self.found(&running).await?;
@@ -282,9 +283,12 @@ impl Member {
             ..wal::Options::default()
         };
         let path = self.data.log();
-        let opened = tokio::task::spawn_blocking(move || Wal::open(&path, options))
+        #[cfg(not(simulation))]
+        let opened = blocking(move || Wal::open(&path, options))
             .await
             .map_err(|error| StartError(format!("opening the log: {error}")))?;
+        #[cfg(simulation)]
+        let opened = self.simulated.open_log(&path, options);
         match opened {
             Ok((wal, recovered)) => {
                 info!(last = ?recovered.last, committed = ?recovered.committed, cut = recovered.torn_bytes_cut, "log open");
@@ -371,11 +375,11 @@ impl Member {
                     running.seen(&metrics)
                 };
                 let compaction = compaction.get_or_insert_with(|| {
-                    Compaction::new(
-                        seen.snapshot,
-                        snapshot.bytes(),
-                        running.wal.bytes_after(seen.snapshot),
-                    )
+                    let found = running.wal.bytes_after(seen.snapshot);
+                    let compaction = Compaction::new(seen.snapshot, snapshot.bytes(), found);
+                    #[cfg(simulation)]
+                    let compaction = compaction.with_entries_max(member.simulated.snapshot_every);
+                    compaction
                 });
                 if let Some(step) = compaction.step(seen, || snapshot.bytes()) {
                     running.compact(step).await;
@@ -393,12 +397,13 @@ impl Member {
     /// Binds the peer port and serves it in the background.
     async fn serve_peers(self: &Arc<Self>) -> Result<(), StartError> {
         let listen: SocketAddr = self.options.peer_listen;
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
             StartError(format!(
                 "cannot listen for peers on {listen}: {error}; is the port taken?"
             ))
         })?;
         // The listener belongs to Raft's runtime from here on.
+        #[cfg(not(simulation))]
         let listener = listener.into_std().map_err(start_error("peer port"))?;
         let service = peer_server::PeerServer::new(PeerServer::new(self.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -414,7 +419,8 @@ impl Member {
         let router = server.add_service(service);
         let stop = self.stop.clone();
         let serve = async move {
-            let listener = match tokio::net::TcpListener::from_std(listener) {
+            #[cfg(not(simulation))]
+            let listener = match TcpListener::from_std(listener) {
                 Ok(listener) => listener,
                 Err(error) => return warn!(%error, "the peer port closed"),
             };
@@ -432,53 +438,3 @@ impl Member {
 
 /// The part of the followers' promise that the leader uses: the rest covers clocks that run at different speeds.
 const LEASE_MARGIN: f64 = 0.9;
-
-/// Milliseconds of a named profile.
-pub(crate) struct Timers {
-    pub(crate) heartbeat: u64,
-    pub(crate) election_min: u64,
-    pub(crate) election_max: u64,
-}
-
-pub(crate) fn timers(timing: Timing) -> Timers {
-    match timing {
-        Timing::Lan => Timers {
-            heartbeat: 30,
-            election_min: 100,
-            election_max: 200,
-        },
-        Timing::Edge => Timers {
-            heartbeat: 100,
-            election_min: 300,
-            election_max: 600,
-        },
-    }
-}
-
-fn config(timing: Timing, group: &Uuid) -> Result<Config, StartError> {
-    let timers = timers(timing);
-    let config = Config {
-        cluster_name: group.to_string(),
-        heartbeat_interval: timers.heartbeat,
-        election_timeout_min: timers.election_min,
-        election_timeout_max: timers.election_max,
-        // Alternates silence and probes when a quorum is lost, so that a stale leader cannot keep a connected quorum
-        // from electing; openraft asks for at least the lease plus the election time-out.
-        quorum_loss_probe_interval: Some(2 * timers.election_max),
-        enable_pre_vote: Some(true),
-        allow_log_reversion: Some(false),
-        // A restarted leader is elected again like any other: safe whatever its commit index says.
-        enable_leader_restore: Some(false),
-        snapshot_policy: SnapshotPolicy::Never,
-        // `compaction.rs` decides about both.
-        max_in_snapshot_log_to_keep: u64::MAX,
-        max_payload_entries: APPEND_ENTRIES_MAX,
-        install_snapshot_timeout: 30_000,
-        // A member that was restarted is found again soon.
-        backoff: "20ms 40ms 80ms ...500ms".to_owned(),
-        ..Config::default()
-    };
-    config
-        .validate()
-        .map_err(|error| StartError(format!("Raft's configuration: {error}")))
-}

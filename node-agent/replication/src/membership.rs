@@ -13,9 +13,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use crate::identity::{Identity, Stored};
-use crate::member::{Member, Running, timers};
+use crate::member::{Member, Running};
 use crate::raft::snapshot::SnapshotFile;
 use crate::raft::types::{MemberNode, TypeConfig};
+use crate::runtime::blocking;
+use crate::timers::timers;
 use crate::{MemberInfo, MembershipError, NodeId, NodeStatus, Role};
 
 /// How long a membership step may take: a change that waits for a quorum longer than this is reported as unknown.
@@ -381,7 +383,7 @@ pub(crate) async fn stop(member: &Arc<Member>) {
             warn!(%error, "Raft ended badly");
         }
         let wal = running.wal.clone();
-        let flushed = tokio::task::spawn_blocking(move || wal.flush()).await;
+        let flushed = blocking(move || wal.flush()).await;
         if matches!(flushed, Ok(Ok(())))
             && let Err(error) = member.data.mark(member.options.durability, true)
         {

@@ -28,9 +28,15 @@ impl Node {
     ///
     /// # Errors
     /// When the directory or the port cannot be used, or the log cannot be read for another reason than corruption.
-    pub async fn start<S: State>(options: NodeOptions) -> Result<(Self, Replica<S>), StartError> {
+    pub async fn start<S: State>(
+        options: NodeOptions,
+        #[cfg(simulation)] simulated: crate::simulation::Simulated,
+    ) -> Result<(Self, Replica<S>), StartError> {
         let state = Applied::<S>::new();
+        #[cfg(not(simulation))]
         let (member, runtime) = Member::start(options, state.clone()).await?;
+        #[cfg(simulation)]
+        let (member, runtime) = Member::start(options, state.clone(), simulated).await?;
         let replica = Replica::new(member.clone(), state);
         Ok((
             Self {

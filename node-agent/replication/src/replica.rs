@@ -71,7 +71,7 @@ impl<S: State> Replica<S> {
             "a command of {} bytes",
             command.len()
         );
-        let proposal = Proposal::new(unix_ms(), &command);
+        let proposal = Proposal::new(unix_ms(&self.member), &command);
         match running.raft.client_write(proposal).await {
             Ok(response) => {
                 let outcome = response
@@ -278,13 +278,19 @@ impl<S: State> Replica<S> {
 }
 
 /// The proposer's clock, for the stamp of an entry.
+#[cfg(not(simulation))]
 #[expect(
     clippy::disallowed_methods,
     reason = "time enters a command here and nowhere else"
 )]
-fn unix_ms() -> u64 {
+fn unix_ms(_: &Member) -> u64 {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(simulation)]
+fn unix_ms(member: &Member) -> u64 {
+    member.simulated.unix_ms()
 }

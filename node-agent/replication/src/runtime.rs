@@ -2,9 +2,12 @@
 
 use std::io;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+#[cfg(not(simulation))]
+use tokio::runtime::Builder;
+use tokio::runtime::{Handle, Runtime};
 
 /// As many as the Raft core and its connections keep busy.
+#[cfg(not(simulation))]
 const THREADS: usize = 2;
 
 /// Raft's own runtime; dropping it in another runtime's context must not block.
@@ -14,7 +17,17 @@ pub(crate) struct RaftRuntime {
 }
 
 impl RaftRuntime {
+    /// In a simulation everything runs in the one thread that there is.
+    #[cfg(simulation)]
+    pub(crate) fn start() -> io::Result<Self> {
+        Ok(Self {
+            handle: Handle::current(),
+            runtime: None,
+        })
+    }
+
     /// Starts the threads.
+    #[cfg(not(simulation))]
     pub(crate) fn start() -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(THREADS)
@@ -39,4 +52,16 @@ impl Drop for RaftRuntime {
             runtime.shutdown_background();
         }
     }
+}
+
+/// Runs what blocks on the disk where it delays nobody.
+#[cfg(not(simulation))]
+pub(crate) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(run).await.map_err(io::Error::other)
+}
+
+/// In a simulation there is nobody to be delayed, and threads have no seed.
+#[cfg(simulation)]
+pub(crate) async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    Ok(run())
 }

@@ -9,10 +9,15 @@ use std::time::Duration;
 
 use futures::{Future as _, Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+#[cfg(not(simulation))]
+pub(crate) use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+#[cfg(not(simulation))]
+use tonic::transport::server::TcpConnectInfo;
+#[cfg(simulation)]
+pub(crate) use turmoil::net::{TcpListener, TcpStream};
 
 /// A member holds a handful of connections to each other one; further ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -56,6 +61,14 @@ pub(crate) fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<Con
     })
 }
 
+#[cfg(simulation)]
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+#[cfg(not(simulation))]
 impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 

@@ -97,6 +97,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let vote = codec::stored_vote(vote);
+        #[cfg(simulation)]
+        if crate::simulation::is_planted(crate::simulation::Bug::VoteNotSynced) {
+            return self.wal.save_vote(vote, Box::new(|_| ()));
+        }
         self.stored(|wal, done| wal.save_vote(vote, done)).await
     }
 

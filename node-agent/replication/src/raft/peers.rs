@@ -32,8 +32,10 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How often an open connection is probed, and how long the probe may take.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(if SENDS_AGAIN { 2 } else { 1 });
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(if SENDS_AGAIN { 2 } else { 1 });
+/// A simulated network never sends again what it lost: its connections break more often.
+const SENDS_AGAIN: bool = cfg!(not(simulation));
 /// Messages outside the log that wait for one slow peer; further ones are dropped.
 const TELL_QUEUE_MAX: usize = 256;
 /// How long a teller waits before it connects again.
@@ -111,6 +113,12 @@ impl Peers {
         if let Some(tls) = &self.tls {
             endpoint = endpoint.tls_config(tls.clone())?;
         }
+        // By the real clock, which has no seed.
+        #[cfg(simulation)]
+        let endpoint = endpoint.http2_reset_stream_duration(Duration::from_secs(24 * 3600));
+        #[cfg(simulation)]
+        return Ok(endpoint.connect_with_connector_lazy(tower::service_fn(crate::simulation::connect)));
+        #[cfg(not(simulation))]
         Ok(endpoint.connect_lazy())
     }
 
@@ -176,6 +184,10 @@ impl Peers {
         request: Bytes,
     ) -> impl Future<Output = Result<ReplyStream, AskError>> + Send + use<> {
         let client = self.client(to, address, Lane::Bulk);
+        #[cfg(simulation)]
+        if let Ok(client) = &client {
+            crate::simulation::ask_again(client.clone(), request.clone());
+        }
         async move {
             let failed = move |status: Status| AskError(format!("peer {to}: {}", status.message()));
             let answer = client?

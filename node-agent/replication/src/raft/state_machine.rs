@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::raft::codec;
 use crate::raft::snapshot::{self, Parts, SnapshotFile};
 use crate::raft::types::{EntryPayload, LogId, Reply, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::runtime::blocking;
 use crate::{LogTime, RestoreError, State};
 
 /// How long the builder waits before it tries again to write a snapshot for which there was no space.
@@ -197,9 +198,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
         loop {
             let (file, bytes) = (self.file.clone(), self.bytes.clone());
-            let written = tokio::task::spawn_blocking(move || file.write(&bytes))
-                .await
-                .map_err(io::Error::other)?;
+            let written = blocking(move || file.write(&bytes)).await?;
             match written {
                 Ok(()) => {
                     return Ok(Snapshot {
@@ -260,12 +259,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let file = self.file.clone();
         // At start openraft installs the snapshot that was just read; it need not be written again.
-        tokio::task::spawn_blocking(move || match file.read()? {
+        blocking(move || match file.read()? {
             Some(current) if current == bytes => Ok(()),
             _ => file.write(&bytes),
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         take_over();
         self.applied.publish();
         Ok(())
@@ -273,9 +271,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let file = self.file.clone();
-        let bytes = tokio::task::spawn_blocking(move || file.read())
-            .await
-            .map_err(io::Error::other)??;
+        let bytes = blocking(move || file.read()).await??;
         bytes
             .map(|bytes| {
                 Ok(Snapshot {

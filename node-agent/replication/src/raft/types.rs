@@ -16,7 +16,15 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = NodeId,
         Node = MemberNode,
+        AsyncRuntime = AsyncRuntime,
 );
+
+/// What openraft runs on.
+#[cfg(not(simulation))]
+type AsyncRuntime = openraft::impls::TokioRuntime;
+/// In a simulation its chance comes from the seed.
+#[cfg(simulation)]
+type AsyncRuntime = crate::simulation::AsyncRuntime;
 
 pub(crate) type LeaderId = openraft::alias::LeaderIdOf<TypeConfig>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;

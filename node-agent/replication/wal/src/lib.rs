@@ -65,6 +65,11 @@ mod record;
 mod recovery;
 mod segment;
 mod shared;
+#[cfg(any(test, simulation))]
+#[cfg_attr(not(test), expect(dead_code, reason = "some of it is for tests only"))]
+mod sim;
+#[cfg(simulation)]
+pub mod simulation;
 #[cfg(test)]
 mod tests;
 mod types;

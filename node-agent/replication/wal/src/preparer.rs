@@ -38,6 +38,27 @@ impl Preparer {
         }
     }
 
+    /// Does what there is to do. After a failure the rest waits for the next call.
+    #[cfg(simulation)]
+    pub(crate) fn step(&mut self) {
+        loop {
+            let job = {
+                let mut state = self.shared.lock();
+                let job = state.freed.pop_front().map(Job::Free);
+                let wanted = state.prepared.is_none() && state.failed.is_none();
+                job.or(wanted.then_some(Job::Prepare(state.next_sequence)))
+            };
+            let done = match job {
+                Some(Job::Free(segment)) => self.free(segment),
+                Some(Job::Prepare(sequence)) => self.prepare(sequence),
+                None => return,
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Waits for something to do; after a failure a while longer, unless a purge frees something.
     fn next_job(&self, failed: bool) -> Option<Job> {
         let mut state = self.shared.lock();

@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) prepared: Condvar,
     pub(crate) options: Options,
     pub(crate) disk: Arc<dyn Disk>,
+    #[cfg(simulation)]
+    preparer: Mutex<Option<crate::preparer::Preparer>>,
 }
 
 impl Shared {
@@ -112,6 +114,8 @@ impl Shared {
             prepared: Condvar::new(),
             options,
             disk,
+            #[cfg(simulation)]
+            preparer: Mutex::new(None),
         }
     }
 
@@ -135,6 +139,30 @@ impl Shared {
         }
         self.prepared.notify_all();
         self.prepare.notify_all();
+    }
+
+    /// Waits until the preparer has a segment, or has failed.
+    pub(crate) fn await_prepared<'a>(&'a self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        #[cfg(simulation)]
+        if self.simulated_preparer().is_some() {
+            drop(state);
+            self.prepare_now();
+            return self.lock();
+        }
+        self.prepared.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// In a simulation nothing runs beside the writer.
+    #[cfg(simulation)]
+    pub(crate) fn prepare_now(&self) {
+        if let Some(preparer) = &mut *self.simulated_preparer() {
+            preparer.step();
+        }
+    }
+
+    #[cfg(simulation)]
+    pub(crate) fn simulated_preparer(&self) -> MutexGuard<'_, Option<crate::preparer::Preparer>> {
+        self.preparer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes kept for votes, truncations and purges when no further segment can be had.

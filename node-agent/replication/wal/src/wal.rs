@@ -51,6 +51,8 @@ impl Wal {
         let mut handle = Handle {
             shared,
             threads: Vec::new(),
+            #[cfg(simulation)]
+            stepper: None,
         };
         let start = |name: &str, run: Box<dyn FnOnce() + Send>| {
             thread::Builder::new()
@@ -71,6 +73,44 @@ impl Wal {
             },
             recovered,
         ))
+    }
+
+    /// Opens the log on a simulated disk. It has no threads: `wake` is called when there is work for [`Wal::step`].
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    #[cfg(simulation)]
+    pub fn open_simulated(
+        disk: &crate::simulation::Disk,
+        options: Options,
+        wake: Box<dyn Fn() + Send + Sync>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let mut found = recovery::recover(disk, &options)?;
+        let recovered = found.recovered();
+        let shared = Arc::new(Shared::new(&mut found, options, Arc::new(disk.clone())));
+        let writer = Writer::new(shared.clone(), &found).map_err(|source| OpenError::Io {
+            doing: "read a segment's length".to_owned(),
+            source,
+        })?;
+        *shared.simulated_preparer() = Some(Preparer::new(shared.clone(), found.spares));
+        let handle = Arc::new(Handle {
+            shared,
+            threads: Vec::new(),
+            stepper: Some(crate::simulation::Stepper::new(writer, disk.clone(), wake)),
+        });
+        Ok((Self { handle }, recovered))
+    }
+
+    /// Does what is queued; `idle`: a commit index that moved is enough. What was stored counts as stored at the time
+    /// that its completion says.
+    #[cfg(simulation)]
+    #[must_use]
+    pub fn step(&self, idle: bool) -> Vec<crate::simulation::Completion> {
+        match &self.handle.stepper {
+            Some(stepper) => stepper.step(idle),
+            None => Vec::new(),
+        }
     }
 
     /// Appends entries, which must follow the last one without a gap (after a purge of everything: the purged one);
@@ -156,6 +196,8 @@ impl Wal {
         state.committed = committed;
         drop(state);
         if asleep {
+            #[cfg(simulation)]
+            self.handle.wake();
             self.handle.shared.work.notify_one();
         }
     }
@@ -353,6 +395,10 @@ impl Wal {
             let _ = sender.send(result);
         });
         self.control(Op::Flush, done, |_| {})?;
+        #[cfg(simulation)]
+        for completion in self.step(true) {
+            (completion.done)();
+        }
         receiver
             .recv()
             .unwrap_or_else(|_| Err(failure("the writer thread is gone")))
@@ -383,9 +429,13 @@ impl Wal {
     }
 
     fn enqueue(&self, state: &mut State, op: Op, done: Done, bytes: u64) {
+        #[cfg(simulation)]
+        let done = self.handle.defer(done);
         state.queued_bytes += bytes;
         state.queue.push_back(Request { op, done, bytes });
         self.handle.shared.work.notify_one();
+        #[cfg(simulation)]
+        self.handle.wake();
     }
 }
 
@@ -411,6 +461,24 @@ fn refuse(done: Done, error: io::Error) -> io::Result<()> {
 struct Handle {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    #[cfg(simulation)]
+    stepper: Option<crate::simulation::Stepper>,
+}
+
+#[cfg(simulation)]
+impl Handle {
+    fn defer(&self, done: Done) -> Done {
+        match &self.stepper {
+            Some(stepper) => stepper.defer(done),
+            None => done,
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(stepper) = &self.stepper {
+            stepper.wake();
+        }
+    }
 }
 
 impl Drop for Handle {

@@ -10,6 +10,9 @@ use crate::segment::{self, SEGMENT_HEAD, Segment};
 use crate::shared::{Op, Request, Shared, StopGuard, failure, is_full, storage_full};
 use crate::{Done, Durability, Entry, Position, Vote};
 
+#[cfg(simulation)]
+mod steps;
+
 /// A batch is written when it reaches this size, so that the first callers need not wait for the last ones' bytes.
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// The batch buffer is given back to the system after a batch above this size.
@@ -317,11 +320,7 @@ impl Writer {
             if let Some(reason) = &state.full {
                 return Err(Refusal::Full(reason.clone()));
             }
-            state = self
-                .shared
-                .prepared
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.await_prepared(state);
         };
         state.segments.insert(next.sequence, next.clone());
         drop(state);

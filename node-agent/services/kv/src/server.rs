@@ -21,6 +21,8 @@ mod quota;
 mod range;
 mod reads;
 mod remember;
+#[cfg(simulation)]
+pub mod simulated;
 mod watching;
 mod writes;
 

@@ -16,6 +16,8 @@ mod value;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+#[cfg(simulation)]
+use replication::simulation::{Bug, is_planted};
 use replication::{LogTime, NodeId, RestoreError, State};
 use serde::{Deserialize, Serialize};
 
@@ -184,14 +186,20 @@ impl KvState {
         let (mut stored, mut dropped) = (0, Vec::new());
         for remembered in all {
             let last = self.merged.entry(member).or_default();
-            if remembered.number <= *last {
+            let is_merged = remembered.number <= *last;
+            #[cfg(simulation)]
+            let is_merged = is_merged && !is_planted(Bug::OutboxReplayedTwice);
+            if is_merged {
                 continue;
             }
             *last = remembered.number;
             let (session, seq, number) = (remembered.session, remembered.seq, remembered.number);
             // The request may have been ordered before the member gave up waiting for it.
+            let is_repeatable = session == 0;
+            #[cfg(simulation)]
+            let is_repeatable = is_repeatable || is_planted(Bug::OutboxReplayedTwice);
             let admission = match session {
-                0 => Admission::New,
+                _ if is_repeatable => Admission::New,
                 _ => self.sessions.admit(session, seq, 0, at.unix_ms),
             };
             let outcome = match admission {

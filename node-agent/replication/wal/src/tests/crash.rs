@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::sim::{Event, Image, SECTOR, SimDisk};
 use super::{Content, Step, append, at, entry, small, vote};
 use crate::record::{BATCH_HEAD, RECORD_HEAD};
 use crate::segment::{SEGMENT_HEAD, used_name};
+use crate::sim::{Event, Image, SECTOR, SimDisk};
 use crate::{Durability, Options, Wal, recovery};
 
 /// A small generator of numbers that look random; the same seed gives the same run.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::sim::{Image, SimDisk};
 use super::{Content, append, at, entry, ignore, small, vote};
 use crate::record::{self, Record, Seed};
 use crate::segment::{SEGMENT_HEAD, encode_header, used_name};
+use crate::sim::{Image, SimDisk};
 use crate::{OpenError, Wal, recovery};
 
 /// A log over two segments, closed cleanly; and where the last batch, the mark of the close, starts in the second.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::sim::SimDisk;
 use super::{Content, all, append, at, done, entry, ignore, small, vote};
+use crate::sim::SimDisk;
 use crate::{Options, Space, Wal};
 
 fn wait_until(what: &str, mut check: impl FnMut() -> bool) {

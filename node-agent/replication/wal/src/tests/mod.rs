@@ -18,7 +18,6 @@ mod crash;
 mod damage;
 mod faults;
 mod model;
-mod sim;
 
 /// Small segments, no idle writes: what is written depends on the calls only.
 fn small() -> Options {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::crash::{Dice, random_step};
-use super::sim::SimDisk;
 use super::{Content, Step, all, done, small};
+use crate::sim::SimDisk;
 use crate::{Options, Position, Wal};
 
 fn check_reads(wal: &Wal, content: &Content, from: u64, count: u64, bytes_max: usize) {

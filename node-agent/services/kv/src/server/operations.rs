@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
+#[cfg(simulation)]
+use replication::simulation::{Bug, is_planted};
 
 use super::Context;
 use super::answers::{answer, found, merged, refused, timeout, told};
@@ -76,6 +78,10 @@ impl Context {
 
     /// Reads what a quorum has stored, after everything that this member remembered before; none when the patience ends.
     pub(super) async fn consistent<T>(&self, patience: Patience, read: impl Fn(&KvState) -> T) -> Option<T> {
+        #[cfg(simulation)]
+        if is_planted(Bug::LocalRead) {
+            return Some(self.link.replica.local(&read));
+        }
         let reading = async {
             self.memory.merged().await;
             loop {
@@ -101,6 +107,11 @@ impl Context {
         if let Some(reason) = self.no_room(&change, patience).await {
             return self.without_room(reason, &change, terms).await;
         }
+        #[cfg(simulation)]
+        let change = match self.decide_here(change, patience).await {
+            Ok(change) => change,
+            Err(answer) => return Ok(answer),
+        };
         self.change_within(change, terms, patience).await
     }
 
@@ -372,6 +383,7 @@ enum Tried {
     GivenUp(Option<Identity>),
 }
 
+#[cfg(not(simulation))]
 #[expect(
     clippy::disallowed_methods,
     reason = "the time at which a write is remembered, and by which values end here"
@@ -381,4 +393,9 @@ pub(super) fn unix_ms() -> u64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(simulation)]
+pub(super) fn unix_ms() -> u64 {
+    replication::simulation::unix_ms(0)
 }

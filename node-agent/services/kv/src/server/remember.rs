@@ -376,14 +376,14 @@ async fn write(disk: Disk, shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
             None => Err(shared.held().failed.clone().unwrap_or_default()),
             Some(mut taken) => {
                 let anew = shared.anew(clears, taken.is_long());
-                let stored = tokio::task::spawn_blocking(move || {
+                let store = move || {
                     let outcome = match anew {
                         Some(all) => taken.begin(&all),
                         None => taken.append(&records),
                     };
                     (taken, outcome)
-                });
-                match stored.await {
+                };
+                match blocking(store).await {
                     Ok((taken, outcome)) if !matches!(outcome, Err(Broken::ForGood(_))) => {
                         disk = Some(taken);
                         outcome.map_err(|broken| format!("nothing can be remembered at the moment: {broken}"))
@@ -403,6 +403,15 @@ async fn write(disk: Disk, shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
             done.send(outcome.clone()).ok();
         }
     }
+}
+
+/// Runs what blocks on the disk where it delays nobody.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    // In a simulation there is nobody to be delayed, and threads have no seed.
+    #[cfg(simulation)]
+    return Ok(run());
+    #[cfg(not(simulation))]
+    tokio::task::spawn_blocking(run).await.map_err(io::Error::other)
 }
 
 impl Shared {

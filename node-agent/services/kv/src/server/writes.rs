@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+#[cfg(simulation)]
+use replication::simulation::{Bug, is_planted};
 use tokio::time::{Instant, sleep_until};
 
 use super::conveyor::{Load, Withdrawal};
@@ -116,6 +118,10 @@ impl Context {
         // Another member may have handed an earlier copy over.
         let mut in_doubt = matches!(identity, Identity::Client { first: false, .. });
         loop {
+            #[cfg(simulation)]
+            if patience.is_over() && is_planted(Bug::TimeoutWithoutCancel) {
+                return Settled::Timeout;
+            }
             let change = if in_doubt && patience.is_over() {
                 Change::Cancel
             } else {

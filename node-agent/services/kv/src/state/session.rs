@@ -83,6 +83,10 @@ impl Sessions {
         };
         session.used_ms = now_ms;
         session.forget_below(floor.min(seq));
+        #[cfg(simulation)]
+        if replication::simulation::is_planted(replication::simulation::Bug::NoDeduplication) {
+            return Admission::New;
+        }
         match session.answers.get(&seq) {
             Some(answer) => Admission::Answered(answer.clone()),
             None if seq < session.floor => Admission::Answered(Outcome::Forgotten),

@@ -1,5 +1,10 @@
 //! A disk in memory that notes every write and sync, can fail, and can be cut off at any moment.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "tests and simulations only run where usize has 64 bits"
+)]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::disk::{Disk, File};
 
 /// What a disk writes whole or not at all.
-pub(super) const SECTOR: u64 = 512;
+pub(crate) const SECTOR: u64 = 512;
 
 /// Everything that happened, in order.
 #[derive(Debug, Clone)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Write {
         file: usize,
         offset: u64,
@@ -42,23 +47,23 @@ pub(super) enum Event {
 }
 
 /// A disk's files.
-pub(super) type Image = BTreeMap<String, Vec<u8>>;
+pub(crate) type Image = BTreeMap<String, Vec<u8>>;
 
 #[derive(Default)]
-pub(super) struct Sim {
+pub(crate) struct Sim {
     base: Image,
     names: BTreeMap<String, usize>,
     files: Vec<Vec<u8>>,
-    pub(super) events: Vec<Event>,
+    pub(crate) events: Vec<Event>,
     /// Syncs until one fails.
-    pub(super) fail_sync_in: Option<usize>,
-    pub(super) fail_writes: bool,
+    pub(crate) fail_sync_in: Option<usize>,
+    pub(crate) fail_writes: bool,
     /// Bytes that all files together may have.
-    pub(super) bytes_max: Option<u64>,
+    pub(crate) bytes_max: Option<u64>,
 }
 
 #[derive(Clone, Default)]
-pub(super) struct SimDisk(Arc<Mutex<Sim>>);
+pub(crate) struct SimDisk(Arc<Mutex<Sim>>);
 
 struct SimFile {
     disk: SimDisk,
@@ -66,7 +71,7 @@ struct SimFile {
 }
 
 impl SimDisk {
-    pub(super) fn new(image: &Image) -> Self {
+    pub(crate) fn new(image: &Image) -> Self {
         let mut sim = Sim {
             base: image.clone(),
             ..Sim::default()
@@ -78,16 +83,16 @@ impl SimDisk {
         Self(Arc::new(Mutex::new(sim)))
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Sim> {
-        self.0.lock().unwrap()
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Sim> {
+        self.0.lock().expect("nobody panics with it")
     }
 
-    pub(super) fn note(&self, event: Event) {
+    pub(crate) fn note(&self, event: Event) {
         self.lock().events.push(event);
     }
 
     /// What a process sees that starts after this one was killed.
-    pub(super) fn image(&self) -> Image {
+    pub(crate) fn image(&self) -> Image {
         let sim = self.lock();
         sim.names
             .iter()
@@ -99,11 +104,11 @@ impl SimDisk {
 impl Sim {
     /// The image after a power cut that followed the first `count` events. `keep` says of each unsynced sector, and of
     /// each unsynced change of a name, whether it reached the disk; names change in order.
-    pub(super) fn cut(&self, count: usize, keep: &mut dyn FnMut() -> bool) -> Image {
+    pub(crate) fn cut(&self, count: usize, keep: &mut dyn FnMut() -> bool) -> Image {
         self.cut_at(&self.events[..count], keep)
     }
 
-    pub(super) fn cut_at(&self, events: &[Event], keep: &mut dyn FnMut() -> bool) -> Image {
+    pub(crate) fn cut_at(&self, events: &[Event], keep: &mut dyn FnMut() -> bool) -> Image {
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         let mut files: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
         for (file, (name, bytes)) in self.base.iter().enumerate() {
@@ -148,7 +153,7 @@ impl Sim {
     }
 
     /// How many unsynced sectors and names there are after the first `count` events.
-    pub(super) fn unsynced(&self, count: usize) -> usize {
+    pub(crate) fn unsynced(&self, count: usize) -> usize {
         let mut pieces = 0;
         self.cut(count, &mut || {
             pieces += 1;
@@ -189,11 +194,11 @@ fn rename(names: &mut BTreeMap<String, usize>, event: &Event) {
             names.insert(name.clone(), *file);
         }
         Event::Rename { from, to } => {
-            let file = names.remove(from).unwrap();
+            let file = names.remove(from).expect("created before");
             names.insert(to.clone(), file);
         }
         Event::Remove { name } => {
-            names.remove(name).unwrap();
+            names.remove(name).expect("created before");
         }
         _ => unreachable!("only names are kept"),
     }
