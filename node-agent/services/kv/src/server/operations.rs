@@ -125,7 +125,10 @@ impl Context {
             biased;
             // What this member remembered comes first: its own clients see one order.
             () = self.memory.merged() => {}
-            () = reached(patience.deadline) => return Ok(timeout()),
+            // An earlier copy may be under way elsewhere: then `write` sends a cancellation, or says that nobody knows.
+            () = reached(patience.deadline) => if terms.request.is_none() || terms.first {
+                return Ok(timeout());
+            },
         }
         loop {
             let Some(identity) = self.identity(terms, patience).await else {
