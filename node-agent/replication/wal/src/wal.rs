@@ -107,10 +107,8 @@ impl Wal {
     #[cfg(simulation)]
     #[must_use]
     pub fn step(&self, idle: bool) -> Vec<crate::simulation::Completion> {
-        match &self.handle.stepper {
-            Some(stepper) => stepper.step(idle),
-            None => Vec::new(),
-        }
+        let stepper = self.handle.stepper.as_ref();
+        stepper.map_or_else(Vec::new, |stepper| stepper.step(idle))
     }
 
     /// Appends entries, which must follow the last one without a gap (after a purge of everything: the purged one);
