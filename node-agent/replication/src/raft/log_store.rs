@@ -73,7 +73,10 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start..end, READ_BYTES_MAX)
+        let entries = self.read(start..end, READ_BYTES_MAX)?;
+        // The first ones may have been purged meanwhile. openraft would send the others as if they followed: a gap.
+        let is_whole = entries.first().is_none_or(|first| first.log_id.index == start);
+        Ok(if is_whole { entries } else { Vec::new() })
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
