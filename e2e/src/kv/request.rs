@@ -201,6 +201,8 @@ impl Kv {
     pub fn at(members: Vec<String>, answer_within: Duration) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .no_proxy()
+            // Members and runtimes end between requests: a connection that was kept would be a dead one.
+            .pool_max_idle_per_host(0)
             .connect_timeout(CONNECT_WITHIN)
             .timeout(answer_within)
             .build()
