@@ -1,11 +1,18 @@
 # Sourced by e2e/run: the tests on a real Kubernetes.
 
-kubernetes() {
-    local beside=() tests=() file name
+# Those that only `e2e/run long kubernetes` runs.
+kubernetes_long=(kubernetes_kv kubernetes_lab_leader_loss kubernetes_lab_moves kubernetes_lab_quiet kubernetes_scale)
+
+# kubernetes_tests short|long [FILTER]
+kubernetes_tests() {
+    local which=$1 beside=() tests=() file name is
+    shift
     make_images
     section "Kubernetes tests: build"
     for file in e2e/tests/kubernetes_*.rs; do
         name=$(basename "$file" .rs)
+        [[ " ${kubernetes_long[*]} " == *" $name "* ]] && is=long || is=short
+        [[ $is == "$which" ]] || continue
         # These cut off nodes and kill programs, which only works where we started them.
         if [[ $name == kubernetes_lab_* && ${KUBECONFIG:-} ]]; then
             echo "$name is left out: it needs the cluster of e2e/cluster"
