@@ -181,7 +181,8 @@ impl Leader {
                 Event::Done(done) => self.finish_job(done),
             }
         }
-        self.say_last_words();
+        let leads_on = *leadership.borrow() == Leadership::Leader { term: self.term };
+        self.say_last_words(until.is_requested() || !leads_on);
     }
 
     /// Takes over every live session and sends at once what its client may be waiting for. What clients sent since the

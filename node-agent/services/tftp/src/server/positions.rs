@@ -70,6 +70,9 @@ impl Board {
         }
         if message.last_words {
             positions.exact_term = Some(told.term);
+        } else if positions.exact_term == Some(told.term) {
+            // Its leader went on.
+            positions.exact_term = None;
         }
     }
 
@@ -130,6 +133,14 @@ mod tests {
         assert!(!board.is_exact_for(4), "somebody led in between");
         board.hear(&told(3, &[], false));
         assert!(!board.is_exact_for(5));
+    }
+
+    #[test]
+    fn last_words_of_a_leader_that_goes_on_are_not_exact() {
+        let board = Board::default();
+        board.hear(&told(2, &[(7, 100)], true));
+        board.hear(&told(2, &[(7, 200)], false));
+        assert!(!board.is_exact_for(3));
     }
 
     #[test]

@@ -67,8 +67,9 @@ impl Leader {
         }
     }
 
-    /// The last positions: nothing was sent after them.
-    pub(super) fn say_last_words(&mut self) {
+    /// The last positions: nothing was sent after them. They are exact only if nothing will be: a member whose lease ran out
+    /// may serve on in the same term, and a successor that took these for its last would never find clients that went on.
+    pub(super) fn say_last_words(&mut self, is_over: bool) {
         self.context.options.metrics.sessions(0);
         let acked: Vec<_> = self
             .sessions
@@ -85,6 +86,6 @@ impl Leader {
             self.context.board.note(*id, *block);
         }
         // One message, since one of several might be dropped: the last words must not come without the positions.
-        self.context.replica.tell(positions::message(acked, true));
+        self.context.replica.tell(positions::message(acked, is_over));
     }
 }
