@@ -169,10 +169,8 @@ impl Group {
             loop {
                 match Node::start::<KvState>(node_options.clone()).await {
                     Ok(started) => return started,
-                    // What a stopped member left running in this process still holds its log.
-                    Err(error) if error.to_string().contains("another process uses") => {
-                        tokio::task::yield_now().await;
-                    }
+                    // What a stopped member left running in this process still holds its log or its port.
+                    Err(error) if is_held(&error.to_string()) => tokio::task::yield_now().await,
                     Err(error) => panic!("{error}"),
                 }
             }
@@ -378,4 +376,10 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         json: serde_json::from_str(&body[..length]).unwrap(),
     })
+}
+
+fn is_held(error: &str) -> bool {
+    ["another process uses", "Address already in use"]
+        .iter()
+        .any(|reason| error.contains(reason))
 }
