@@ -127,8 +127,9 @@ fn a_new_group_begins_with_a_backup_that_was_taken_under_load() {
         );
     }
     // It is a group like any other: it loses its leader and goes on.
-    new.kill_leader().unwrap();
-    let set = runtime.block_on(kv.ask(0, &Request::set("k-1", "new").blocking()));
+    let killed = new.kill_leader().unwrap();
+    let living = usize::from(killed.name.ends_with("-0"));
+    let set = runtime.block_on(kv.ask(living, &Request::set("k-1", "new").blocking()));
     assert!(set.answer().unwrap().valid);
     new.all_ready().unwrap();
     for member in 0..kv.members() {
