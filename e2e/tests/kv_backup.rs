@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -90,6 +91,29 @@ fn value(runtime: &Runtime, kv: &Kv, member: usize, key: &str) -> Option<String>
     answer.valid.then_some(answer.value)
 }
 
+/// One bit of the file is turned over; neither a look at it nor a founding takes it.
+fn refuses_a_damaged_backup(file: &Path) {
+    let mut damaged = fs::read(file).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    fs::write(file, damaged).unwrap();
+    let fresh = Group::prepare(GroupOptions {
+        service: ServiceKind::Kv,
+        ..GroupOptions::default()
+    })
+    .unwrap();
+    for check in [&["--check"][..], &[]] {
+        let line = [&["restore", file.to_str().unwrap()], check].concat();
+        let refused = fresh.command(&line).unwrap();
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success());
+        assert!(
+            words.contains("the backup is damaged: its checksum differs"),
+            "{words}"
+        );
+    }
+}
+
 #[test]
 fn a_new_group_begins_with_a_backup_that_was_taken_under_load() {
     let old = group(GroupOptions::default());
@@ -147,26 +171,7 @@ fn a_new_group_begins_with_a_backup_that_was_taken_under_load() {
         "{words}"
     );
     drop(new);
-
-    let mut damaged = fs::read(&file).unwrap();
-    let middle = damaged.len() / 2;
-    damaged[middle] ^= 1;
-    fs::write(&file, damaged).unwrap();
-    let fresh = Group::prepare(GroupOptions {
-        service: ServiceKind::Kv,
-        ..GroupOptions::default()
-    })
-    .unwrap();
-    for check in [&["--check"][..], &[]] {
-        let line = [&["restore", file.to_str().unwrap()], check].concat();
-        let refused = fresh.command(&line).unwrap();
-        let words = String::from_utf8_lossy(&refused.stderr);
-        assert!(!refused.status.success());
-        assert!(
-            words.contains("the backup is damaged: its checksum differs"),
-            "{words}"
-        );
-    }
+    refuses_a_damaged_backup(&file);
 }
 
 #[test]
