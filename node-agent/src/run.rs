@@ -179,8 +179,8 @@ impl Member {
             // While the service still runs: it brings the new leader up to date, and follows it itself.
             let handed_over = self.node.status().serving && hand_over(&self.node, &config.name).await;
             let drain_end = Instant::now() + drain;
-            if let Some(routing) = self.routing.as_ref().filter(|_| handed_over) {
-                timeout_at(drain_end, unrouted(routing)).await.ok();
+            if let Some(routing) = &self.routing {
+                timeout_at(drain_end, unrouted(routing, handed_over)).await.ok();
             }
             self.stop_service.request();
             match timeout_at(drain_end, self.service.join_next()).await {
@@ -235,13 +235,13 @@ async fn hand_over(node: &Node, member: &str) -> bool {
     false
 }
 
-/// Resolves when clients are sent elsewhere. Until then the service holds its port, and answers nothing there: a client
-/// whose packet is on its way must not be told that there is no such port.
-async fn unrouted(routing: &Routing) {
-    if routing.names_this_pod() {
+/// Resolves when clients are sent elsewhere, also those of a Service that leads to all members. Until then the service
+/// holds its ports: a client whose packet is on its way must not be told that there is no such port.
+async fn unrouted(routing: &Routing, handed_over: bool) {
+    if handed_over && routing.names_this_pod() {
         routing.moved_away().await;
-        tokio::time::sleep(ROUTE_SETTLES).await;
     }
+    tokio::time::sleep(ROUTE_SETTLES).await;
 }
 
 fn service_ended(ended: Option<Result<Result<(), ServeError>, JoinError>>) -> String {

@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::json;
 
-use support::{Answer, Events, Group, eventually};
+use support::{Answer, Events, Group, connect, eventually, exchange};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_member_takes_any_request() {
@@ -562,4 +562,18 @@ async fn messages_reach_subscribers_wherever_they_are_connected() {
     assert_eq!(unanswered.json["unknown"], true);
     let bad = group.ask(2, "POST", "/v1/bus/reply?token=1.2", "x").await;
     assert_eq!(bad.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_crosses_the_end_of_its_member_is_answered() {
+    let mut group = Group::of_three().await;
+    let number = 0;
+    let mut stream = connect(group.address(number)).await;
+    let request = "GET /v1/kv/k?consistent=false HTTP/1.1\r\nHost: x\r\n\r\n";
+    let before = exchange(&mut stream, request).await;
+    assert!(before.status == 200 && !before.closes, "{before:?}");
+    group.begin_stop(number).await;
+    let last = exchange(&mut stream, request).await;
+    assert!(last.status == 200 && last.closes, "{last:?}");
+    group.stop(number).await;
 }

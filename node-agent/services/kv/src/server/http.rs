@@ -10,7 +10,8 @@ use futures::stream::BoxStream;
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, TRANSFER_ENCODING,
+    WWW_AUTHENTICATE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -55,7 +56,10 @@ pub(super) const JSON_FACTOR: usize = 6;
 const OUTBOX_ROWS_MAX: usize = 200;
 /// After a failed accept.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// For answers that are under way at the end.
+/// At the end, for a request that crosses the end on its way: its answer tells the client to go elsewhere. A connection
+/// that is silent for so long is closed.
+const IDLE_LINGER: Duration = Duration::from_secs(1);
+/// For answers that are still under way after that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the store serves, for programs; open to all.
@@ -103,10 +107,10 @@ impl Connections {
         }
     }
 
-    /// Waits for answers that are under way, for a while.
+    /// Waits until clients have been told to go elsewhere, for a while.
     pub(super) async fn ended(&self) {
         self.tasks.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.wait())
+        if tokio::time::timeout(IDLE_LINGER + DRAIN_TIMEOUT, self.tasks.wait())
             .await
             .is_err()
         {
@@ -150,7 +154,15 @@ async fn conversation(
     let service = service_fn(move |request| {
         let context = context.clone();
         let until = closing.clone();
-        async move { Ok::<_, Infallible>(answer(&context, request, until).await) }
+        async move {
+            let mut reply = answer(&context, request, until.clone()).await;
+            if until.is_requested() {
+                // RFC 9112 §9.6: so no client loses a request on a connection that is being closed.
+                let headers = reply.headers_mut();
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(reply)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,9 +171,13 @@ async fn conversation(
         .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let silent = async {
+        until.requested().await;
+        tokio::time::sleep(IDLE_LINGER).await;
+    };
     let outcome = tokio::select! {
         outcome = &mut connection => outcome,
-        () = until.requested() => {
+        () = silent => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -54,6 +54,8 @@ pub(crate) struct Group {
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
+    /// Whether the member closes the connection after it.
+    pub(crate) closes: bool,
     pub(crate) json: Value,
 }
 
@@ -207,6 +209,17 @@ impl Group {
             service,
         };
         self.members.insert(number, member);
+    }
+
+    /// Asks a member to stop, and waits until it lets nobody in any more.
+    pub(crate) async fn begin_stop(&self, number: usize) {
+        self.members[&number].until.request();
+        within("the end of its listener", async {
+            while TcpStream::connect(self.address(number)).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// Stops a member.
@@ -372,7 +385,11 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         name.eq_ignore_ascii_case("content-length")
             .then(|| value.trim().parse::<usize>().unwrap())
     })?;
+    let closes = head
+        .lines()
+        .any(|line| line.eq_ignore_ascii_case("connection: close"));
     (body.len() >= length).then(|| Answer {
+        closes,
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         json: serde_json::from_str(&body[..length]).unwrap(),
     })
