@@ -31,6 +31,19 @@ fn rounds(result: &str) -> String {
     )
 }
 
+/// A series of a member of a group of another service.
+fn beside(service: &str, metric: &str, member: usize, labels: &str) -> String {
+    format!("{metric}{{namespace=\"boot\", service=\"{service}\", member=\"{service}-{member}\"{labels}}}")
+}
+
+fn kv(metric: &str, labels: &str) -> String {
+    beside("kv", &format!("quorate_kv_{metric}"), 1, labels)
+}
+
+fn adc(metric: &str, labels: &str) -> String {
+    beside("adc", &format!("quorate_adc_{metric}"), 1, labels)
+}
+
 const ENDS: &str = "quorate_tftp_transfers_total";
 const OPENS: &str = "quorate_tftp_open_seconds_bucket";
 
@@ -63,6 +76,24 @@ fn healthy() -> Series {
     add(of(ENDS, 0, ", end=\"gave_up\""), "0+1x200");
     add(of(OPENS, 0, ", le=\"0.032\""), "0+100x200");
     add(of(OPENS, 0, ", le=\"+Inf\""), "0+100x200");
+    for (metric, labels, values) in [
+        ("storage_bytes", "", "500x200"),
+        ("storage_bytes_max", "", "1000x200"),
+        ("outbox_pending", "", "0 7 0x200"),
+        ("access_alarm", "", "0x200"),
+        ("requests_total", ", outcome=\"ok\"", "0+100x200"),
+        ("requests_total", ", outcome=\"timeout\"", "0+1x200"),
+    ] {
+        add(kv(metric, labels), values);
+    }
+    for (metric, labels, values) in [
+        ("users", "", "40x200"),
+        ("refused_logins_total", ", reason=\"full\"", "0x200"),
+        ("turned_away_connections_total", "", "0+1x200"),
+        ("slow_readers_total", "", "0+0.1x200"),
+    ] {
+        add(adc(metric, labels), values);
+    }
     add(operator("a"), "1x200");
     add(operator("b"), "0x200");
     add(rounds("ok"), "0+10x200");
@@ -106,6 +137,7 @@ fn gone(what: &'static str, gone: Vec<String>, firing: &'static [&'static str]) 
 fn cases() -> Vec<Case> {
     let mut cases = group_cases();
     cases.extend(other_cases());
+    cases.extend(kv_and_adc_cases());
     cases
 }
 
@@ -157,6 +189,46 @@ fn group_cases() -> Vec<Case> {
             "descriptors run out",
             &[(of("process_open_fds", 1, ""), "900x200")],
             &["QuorateDescriptorsRunOut"],
+        ),
+    ]
+}
+
+fn kv_and_adc_cases() -> Vec<Case> {
+    vec![
+        changed(
+            "a store that fills up",
+            &[(kv("storage_bytes", ""), "950x200")],
+            &["QuorateKvStorageFillsUp"],
+        ),
+        changed(
+            "writes that no quorum takes",
+            &[(kv("outbox_pending", ""), "3x200")],
+            &["QuorateKvWritesWait"],
+        ),
+        changed(
+            "a certificate that is none",
+            &[(kv("access_alarm", ""), "1x200")],
+            &["QuorateKvAccessAlarm"],
+        ),
+        changed(
+            "one request of five times out",
+            &[(kv("requests_total", ", outcome=\"timeout\""), "0+25x200")],
+            &["QuorateKvRequestsTimeOut"],
+        ),
+        changed(
+            "a full hub",
+            &[(adc("refused_logins_total", ", reason=\"full\""), "0+2x200")],
+            &["QuorateAdcHubFull"],
+        ),
+        changed(
+            "a port scan",
+            &[(adc("turned_away_connections_total", ""), "0+10x200")],
+            &["QuorateAdcClientsTurnedAway"],
+        ),
+        changed(
+            "a flooded chat",
+            &[(adc("slow_readers_total", ""), "0+1x200")],
+            &["QuorateAdcUsersTooSlow"],
         ),
     ]
 }
@@ -268,9 +340,11 @@ fn metrics(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether some source registers the metric. The TFTP service puts its prefix before each name.
+/// Whether some source registers the metric. The services put their prefix before each name.
 fn is_registered(metric: &str, sources: &str) -> bool {
-    let short = metric.strip_prefix("quorate_tftp_").unwrap_or(metric);
+    let prefixes = ["quorate_tftp_", "quorate_kv_", "quorate_adc_"];
+    let mut short = prefixes.iter().filter_map(|prefix| metric.strip_prefix(prefix));
+    let short = short.next().unwrap_or(metric);
     sources.contains(&format!("\"{metric}\"")) || sources.contains(&format!("\"{short}\""))
 }
 
