@@ -332,6 +332,22 @@ fn upgrade_takes_followers_first_and_the_leader_last() {
 }
 
 #[test]
+fn the_former_leader_stays_until_the_new_one_is_heard_by_a_quorum_without_it() {
+    let mut world = World::new(3);
+    world.lead(2);
+    world.upgrade(&[0, 2]);
+    for matched in [Some(0), None] {
+        let detail = world.member(2).detail.as_mut().unwrap();
+        detail.members[0].matched_index = matched;
+        world.check("nothing, 3 pods, moving Upgrading");
+    }
+    world.member(2).detail.as_mut().unwrap().members[0].matched_index = Some(98);
+    world.check("replace boot-1 (uid-1), 3 pods, moving Upgrading");
+    world.member(2).commit_index = 2000;
+    world.check("nothing, 3 pods, moving Upgrading");
+}
+
+#[test]
 fn upgrade_waits_for_min_ready_seconds_and_for_the_members_own_word() {
     let mut world = World::new(3);
     world.service = service(serde_json::json!({"upgrade": {"minReadySeconds": 10}}));

@@ -3,6 +3,7 @@
 //! Each step waits until every member has caught up. A version that does not start stops after its first pod; taking
 //! it back replaces that pod and no other.
 
+use operator_api::GroupMember;
 use operator_api::membership::Step;
 
 use super::{Action, Observed, Pod, Progress};
@@ -219,11 +220,18 @@ impl<'a> Rollout<'a> {
             .map_or(0, |status| status.applied_index)
     }
 
-    /// Whether the voters that are left are a quorum that answers. A group of one, or one that has no leader and would
-    /// lose a member that does not answer anyway, has nothing to lose.
+    /// Whether the voters that are left are a quorum that answers, and that hears the leader: a member that was started a
+    /// moment ago may be well and still unknown at its new address to the one that leads since. A group of one, or one
+    /// that has no leader and would lose a member that does not answer anyway, has nothing to lose.
     fn is_safe(&self, pod: &Pod) -> bool {
-        let Some(detail) = self.observed.leader().and_then(|leader| leader.detail.as_ref()) else {
+        let leading = self.observed.leader();
+        let Some((leader, detail)) = leading.and_then(|leader| Some((leader, leader.detail.as_ref()?)))
+        else {
             return self.observed.answer(&pod.name).is_none();
+        };
+        let follows = |voter: &GroupMember| {
+            let matched = voter.matched_index.unwrap_or(0);
+            matched > 0 && matched + LAG_ENTRIES_MAX >= leader.commit_index
         };
         let voters: Vec<_> = detail.members.iter().filter(|member| member.voter).collect();
         if let [only] = voters.as_slice() {
@@ -238,6 +246,7 @@ impl<'a> Rollout<'a> {
                     .answer(&voter.name)
                     .is_some_and(|status| status.node_id == Some(voter.node_id))
             })
+            .filter(|voter| voter.name == leader.name || follows(voter))
             .count();
         live > voters.len() / 2
     }
@@ -250,6 +259,9 @@ fn wait(pod: &str, why: String) -> Upgrade {
         pod: Some((pod.to_owned(), why)),
     }
 }
+
+/// Under load a follower that hears the leader is always some messages behind.
+const LAG_ENTRIES_MAX: u64 = 1000;
 
 /// A process starts within a few seconds; reading a long log takes some more.
 const SILENT_SECONDS_MAX: i64 = 60;
