@@ -266,6 +266,8 @@ impl Member {
         }
         info!(node = identity.node_id, group = %identity.group_id, "joined");
         self.spawn_watchers(&running);
+        #[cfg(not(simulation))]
+        self.announce(&running);
         self.running
             .set(running)
             .map_err(|_| StartError("the member runs already".to_owned()))?;
@@ -392,6 +394,21 @@ impl Member {
             }
         };
         self.tasks.spawn_on(watch_metrics, &self.runtime);
+    }
+
+    /// Tells all peers where this member is, in the background: their names for it may still lead to where it was.
+    #[cfg(not(simulation))]
+    fn announce(&self, running: &Running) {
+        let metrics = running.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        for (id, node) in metrics.membership_config.membership().nodes() {
+            if *id == running.identity.node_id {
+                continue;
+            }
+            let (id, address, peers) = (*id, node.peer_address.clone(), running.peers.clone());
+            let announce = async move { peers.announce(id, &address).await };
+            self.tasks.spawn_on(announce, &self.runtime);
+        }
     }
 
     /// Binds the peer port and serves it in the background.

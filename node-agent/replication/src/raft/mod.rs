@@ -11,3 +11,5 @@ pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod state_machine;
 pub(crate) mod types;
+#[cfg(not(simulation))]
+pub(crate) mod whereabouts;

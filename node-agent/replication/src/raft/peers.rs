@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+#[cfg(not(simulation))]
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,16 +13,24 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+#[cfg(not(simulation))]
+use tonic::Code;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
+#[cfg(not(simulation))]
+use tonic::transport::Uri;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 use tracing::debug;
 
 use crate::identity::Identity;
+#[cfg(not(simulation))]
+use crate::raft::proto;
 use crate::raft::proto::Message;
 use crate::raft::proto::peer_client::PeerClient;
+#[cfg(not(simulation))]
+use crate::raft::whereabouts::Whereabouts;
 use crate::{AskError, NodeId, ReplyStream};
 
 /// Metadata that names the group, the caller and the member that is called.
@@ -38,6 +48,11 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(if SENDS_AGAIN { 2 } el
 const SENDS_AGAIN: bool = cfg!(not(simulation));
 /// Messages outside the log that wait for one slow peer; further ones are dropped.
 const TELL_QUEUE_MAX: usize = 256;
+/// How often a started member tells a peer that does not answer where it is, and how long it waits in between.
+#[cfg(not(simulation))]
+const ANNOUNCEMENTS_MAX: u32 = 60;
+#[cfg(not(simulation))]
+const ANNOUNCE_AGAIN: Duration = Duration::from_millis(500);
 /// How long a teller waits before it connects again.
 const TELL_RETRY: Duration = Duration::from_millis(100);
 
@@ -77,6 +92,8 @@ pub(crate) struct Peers {
     identity: Identity,
     tls: Option<ClientTlsConfig>,
     links: Mutex<BTreeMap<NodeId, Link>>,
+    #[cfg(not(simulation))]
+    whereabouts: Arc<Whereabouts>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -98,16 +115,27 @@ impl Peers {
             identity,
             tls,
             links: Mutex::default(),
+            #[cfg(not(simulation))]
+            whereabouts: Arc::default(),
             tasks,
             stop,
         })
     }
 
-    fn channel(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+    /// A peer called from there.
+    #[cfg(not(simulation))]
+    pub(crate) fn heard(&self, peer: NodeId, from: IpAddr) {
+        self.whereabouts.heard(peer, from);
+    }
+
+    #[cfg_attr(
+        simulation,
+        expect(unused_variables, reason = "a simulated network knows no other addresses")
+    )]
+    fn channel(&self, to: NodeId, address: &str) -> Result<Channel, tonic::transport::Error> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         if let Some(tls) = &self.tls {
@@ -119,7 +147,14 @@ impl Peers {
         #[cfg(simulation)]
         return Ok(endpoint.connect_with_connector_lazy(tower::service_fn(crate::simulation::connect)));
         #[cfg(not(simulation))]
-        Ok(endpoint.connect_lazy())
+        {
+            let whereabouts = self.whereabouts.clone();
+            let connector = tower::service_fn(move |uri: Uri| {
+                let whereabouts = whereabouts.clone();
+                async move { whereabouts.connect(to, &uri).await }
+            });
+            Ok(endpoint.connect_with_connector_lazy(connector))
+        }
     }
 
     fn stamp(&self, to: NodeId) -> Stamp {
@@ -143,7 +178,7 @@ impl Peers {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if links.get(&to).is_none_or(|link| link.address != address) {
             let open = || {
-                self.channel(address)
+                self.channel(to, address)
                     .map_err(|error| AskError(format!("peer {to} at {address}: {error}")))
             };
             let lanes = [open()?, open()?, open()?];
@@ -173,6 +208,27 @@ impl Peers {
         let told = self.with_link(to, address, |link| link.teller.try_send(message));
         if !matches!(told, Ok(Ok(()))) {
             debug!(to, "message outside the log dropped: the peer is slow or away");
+        }
+    }
+
+    /// Tells a peer where this member is, until it has heard it.
+    #[cfg(not(simulation))]
+    pub(crate) async fn announce(&self, to: NodeId, address: &str) {
+        for _ in 0..ANNOUNCEMENTS_MAX {
+            let Ok(mut client) = self.client(to, address, Lane::Bulk) else {
+                return;
+            };
+            match client.hello(proto::Empty {}).await {
+                Err(status) if status.code() != Code::Unimplemented => {
+                    debug!(to, %status, "a peer has not heard where this member is");
+                }
+                // An older version does not listen to it.
+                Ok(_) | Err(_) => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(ANNOUNCE_AGAIN) => {}
+                () = self.stop.cancelled() => return,
+            }
         }
     }
 
@@ -208,6 +264,8 @@ impl Peers {
 
     /// Forgets the connections of members that left.
     pub(crate) fn retain(&self, keep: impl Fn(NodeId) -> bool) {
+        #[cfg(not(simulation))]
+        self.whereabouts.retain(&keep);
         self.links
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

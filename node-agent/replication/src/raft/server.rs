@@ -8,7 +8,6 @@ use futures::{Stream, StreamExt as _};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, TransferLeaderRequest, VoteRequest,
 };
-use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::member::{Member, Running};
@@ -31,13 +30,14 @@ impl PeerServer {
     }
 
     /// The running member and the caller's id, when the call is meant for this member of this group.
-    fn accept(&self, metadata: &MetadataMap) -> Result<(&Running, NodeId), Status> {
+    fn accept<T>(&self, request: &Request<T>) -> Result<(&Running, NodeId), Status> {
         let running = self
             .member
             .running()
             .ok_or_else(|| Status::failed_precondition("this member has not joined a group yet"))?;
         let text = |key: &str| {
-            metadata
+            request
+                .metadata()
                 .get(key)
                 .and_then(|value| value.to_str().ok())
                 .unwrap_or_default()
@@ -56,6 +56,10 @@ impl PeerServer {
         let from = text(FROM)
             .parse()
             .map_err(|_| Status::invalid_argument("the caller's node id is no number"))?;
+        #[cfg(not(simulation))]
+        if let Some(address) = request.remote_addr() {
+            running.peers.heard(from, address.ip());
+        }
         Ok((running, from))
     }
 }
@@ -76,7 +80,7 @@ fn stopped(error: impl std::fmt::Display) -> Status {
 #[tonic::async_trait]
 impl peer_server::Peer for PeerServer {
     async fn append(&self, request: Request<proto::AppendRequest>) -> Reply<proto::AppendReply> {
-        let (running, _) = self.accept(request.metadata())?;
+        let (running, _) = self.accept(&request)?;
         let request = AppendEntriesRequest::try_from(request.into_inner())?;
         refuse_without_space(running, &request)?;
         let conflict = request.prev_log_id;
@@ -98,7 +102,7 @@ impl peer_server::Peer for PeerServer {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Reply<Self::AppendStreamStream> {
-        let (running, _) = self.accept(request.metadata())?;
+        let (running, _) = self.accept(&request)?;
         let checked = running.clone();
         // A request that cannot be read, or for which there is no space, ends the stream: the leader begins anew.
         let requests = futures::stream::unfold(request.into_inner(), move |mut requests| {
@@ -115,21 +119,21 @@ impl peer_server::Peer for PeerServer {
     }
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
-        let (running, _) = self.accept(request.metadata())?;
+        let (running, _) = self.accept(&request)?;
         let request = VoteRequest::try_from(request.into_inner())?;
         let response = running.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(response.into()))
     }
 
     async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Reply<proto::VoteReply> {
-        let (running, _) = self.accept(request.metadata())?;
+        let (running, _) = self.accept(&request)?;
         let request = VoteRequest::try_from(request.into_inner())?;
         let response = running.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(response.into()))
     }
 
     async fn snapshot(&self, request: Request<Streaming<proto::SnapshotPart>>) -> Reply<proto::VoteValue> {
-        let (running, _) = self.accept(request.metadata())?;
+        let (running, _) = self.accept(&request)?;
         let mut parts = request.into_inner();
         let first = parts
             .message()
@@ -168,7 +172,7 @@ impl peer_server::Peer for PeerServer {
     }
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
-        let (running, _) = self.accept(request.metadata())?;
+        let (running, _) = self.accept(&request)?;
         let request = request.into_inner();
         let from = request
             .from
@@ -184,7 +188,7 @@ impl peer_server::Peer for PeerServer {
     }
 
     async fn tell(&self, request: Request<Streaming<proto::Message>>) -> Reply<proto::Empty> {
-        let (_, from) = self.accept(request.metadata())?;
+        let (_, from) = self.accept(&request)?;
         let mut messages = request.into_inner();
         while let Some(message) = messages.message().await? {
             self.member.hear(Told {
@@ -199,7 +203,7 @@ impl peer_server::Peer for PeerServer {
     type AskStream = ReplyStreamOf<proto::Message>;
 
     async fn ask(&self, request: Request<proto::Message>) -> Reply<Self::AskStream> {
-        self.accept(request.metadata())?;
+        self.accept(&request)?;
         let answerer = self
             .member
             .answerer()
@@ -209,5 +213,10 @@ impl peer_server::Peer for PeerServer {
             Err(error) => Err(Status::aborted(error.to_string())),
         });
         Ok(Response::new(Box::pin(parts)))
+    }
+
+    async fn hello(&self, request: Request<proto::Empty>) -> Reply<proto::Empty> {
+        self.accept(&request)?;
+        Ok(Response::new(proto::Empty {}))
     }
 }
