@@ -5,8 +5,8 @@ use e2e::data::random_bytes;
 use e2e::kubernetes::faults::{CutNode, PausedPod, StoppedProgram, kill_pod};
 use e2e::kubernetes::{ClientPod, Cluster, LoadBalancer, Operator, PATIENCE, Space, TftpCluster, UnderWay};
 
-/// Long enough in 512-byte blocks that a leader can be lost in the middle.
-const LONG: usize = 24 << 20;
+/// Long enough in 512-byte blocks that a leader can be lost in the middle, also on a machine that does nothing else.
+const LONG: usize = 96 << 20;
 
 /// As the sample for network boot: clients outside are seen by their own addresses.
 const EXPOSED: &str = r#"

@@ -377,8 +377,10 @@ async fn write_status<K: Group>(
     Ok(())
 }
 
+/// In whole seconds, as the API server keeps it: what comes back must be what was written.
 fn now() -> Time {
-    Time(Timestamp::now())
+    let now = Timestamp::now();
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
 }
 
 /// A group that is as it should be is asked how it is every so often; its objects call by themselves.
@@ -407,3 +409,15 @@ const NOTE_CHARS_MAX: usize = 300;
 
 /// As the API server bounds it.
 const ACTION_CHARS_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_comes_back_from_the_api_server_as_it_was_written() {
+        let written = now();
+        let stored = serde_json::to_string(&written).unwrap();
+        assert_eq!(serde_json::from_str::<Time>(&stored).unwrap(), written);
+    }
+}
