@@ -1,6 +1,7 @@
 //! A service's handle on its replicated state.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::member::{Member, Running};
 use crate::raft::leadership::Lease;
+use crate::raft::log_store::stored;
 use crate::raft::proto::Message;
 use crate::raft::state_machine::{Applied, Machine as _};
 use crate::raft::types::Proposal;
@@ -160,6 +162,19 @@ impl<S: State> Replica<S> {
     /// Reads this member's applied state as it is, maybe old. A lock is held meanwhile: keep it short.
     pub fn local<T>(&self, read: impl FnOnce(&S) -> T) -> T {
         self.state.read(read)
+    }
+
+    /// Waits until this member's disk holds all that is applied here now, and that it is committed: started again, it
+    /// shows at least as much, even alone. Without this a member that is alone after a power cut may show what it had
+    /// applied up to a fifth of a second before.
+    ///
+    /// # Errors
+    /// When the log has failed; the process is about to end.
+    pub async fn keep_applied(&self) -> io::Result<()> {
+        match self.member.running() {
+            Some(running) => stored(&running.wal, wal::Wal::flush_then).await,
+            None => Ok(()),
+        }
     }
 
     /// Who leads; see [`Leadership`].

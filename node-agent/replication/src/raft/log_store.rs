@@ -26,18 +26,21 @@ impl LogStore {
         Self { wal }
     }
 
-    /// Waits until the log has stored what `submit` queued.
-    async fn stored(&self, submit: impl FnOnce(&Wal, wal::Done) -> io::Result<()>) -> io::Result<()> {
-        let (sender, receiver) = oneshot::channel();
-        submit(&self.wal, Box::new(move |result| drop(sender.send(result))))?;
-        receiver
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("the log's writer ended")))
-    }
-
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.wal.entries(range, bytes_max)?.iter().map(decode).collect()
     }
+}
+
+/// Waits until the log has stored what `submit` queued.
+pub(crate) async fn stored(
+    wal: &Wal,
+    submit: impl FnOnce(&Wal, wal::Done) -> io::Result<()>,
+) -> io::Result<()> {
+    let (sender, receiver) = oneshot::channel();
+    submit(wal, Box::new(move |result| drop(sender.send(result))))?;
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the log's writer ended")))
 }
 
 fn decode(entry: &wal::Entry) -> io::Result<Entry> {
@@ -104,7 +107,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if crate::simulation::is_planted(crate::simulation::Bug::VoteNotSynced) {
             return self.wal.save_vote(vote, Box::new(|_| ()));
         }
-        self.stored(|wal, done| wal.save_vote(vote, done)).await
+        stored(&self.wal, |wal, done| wal.save_vote(vote, done)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
@@ -134,11 +137,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         let last = last.as_ref().map(codec::position);
-        self.stored(|wal, done| wal.truncate_after(last, done)).await
+        stored(&self.wal, |wal, done| wal.truncate_after(last, done)).await
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         let upto = codec::position(&upto);
-        self.stored(|wal, done| wal.purge(upto, done)).await
+        stored(&self.wal, |wal, done| wal.purge(upto, done)).await
     }
 }

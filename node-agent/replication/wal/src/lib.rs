@@ -59,6 +59,7 @@
 //! votes, truncations and purges. Should even that be used up by thousands of votes, the log ends.
 
 mod disk;
+mod handle;
 mod index;
 mod preparer;
 mod record;

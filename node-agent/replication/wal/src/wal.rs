@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 
 use bytes::Bytes;
 
 use crate::disk::{Directory, Disk};
+use crate::handle::Handle;
 use crate::index::{Place, Source};
 use crate::preparer::Preparer;
 use crate::record::{self, RECORD_HEAD, entry_bytes};
@@ -402,6 +403,15 @@ impl Wal {
             .unwrap_or_else(|_| Err(failure("the writer thread is gone")))
     }
 
+    /// The same without blocking: calls `done` once all is stored and synced.
+    ///
+    /// # Errors
+    ///
+    /// The log has failed for ever.
+    pub fn flush_then(&self, done: Done) -> io::Result<()> {
+        self.control(Op::Flush, done, |_| {})
+    }
+
     /// Counters.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -454,46 +464,4 @@ fn follows(last: &Place, next: &Place) -> bool {
 fn refuse(done: Done, error: io::Error) -> io::Result<()> {
     done(Err(io::Error::new(error.kind(), error.to_string())));
     Err(error)
-}
-
-struct Handle {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
-    #[cfg(simulation)]
-    stepper: Option<crate::simulation::Stepper>,
-}
-
-#[cfg(simulation)]
-impl Handle {
-    fn defer(&self, done: Done) -> Done {
-        match &self.stepper {
-            Some(stepper) => stepper.defer(done),
-            None => done,
-        }
-    }
-
-    fn wake(&self) {
-        if let Some(stepper) = &self.stepper {
-            stepper.wake();
-        }
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.shared.lock().stopping = true;
-        self.shared.work.notify_all();
-        // A callback may hold the last handle: then this is the writer, which cannot wait for itself.
-        if self
-            .threads
-            .iter()
-            .any(|thread| thread.thread().id() == thread::current().id())
-        {
-            return;
-        }
-        for thread in self.threads.drain(..) {
-            // A panic has been noted by the thread's guard.
-            let _ = thread.join();
-        }
-    }
 }

@@ -207,7 +207,7 @@ impl Context {
             let patience = Patience::new(wait, self.doubt);
             match self.try_quorum(change.clone(), terms, patience).await {
                 Tried::Settled(outcome, identity) => {
-                    if self.is_shown(&outcome, patience).await {
+                    if self.is_kept(&outcome, &key, patience).await {
                         return answer(Settled::Outcome(outcome), &change, identity.ids());
                     }
                     Some(identity)
@@ -262,21 +262,24 @@ impl Context {
             .local(|state| merged(state, member, number, &key)))
     }
 
-    /// Waits until this member shows a change that a quorum has made; false when the patience ends before. Then it is
-    /// remembered: this member shows what it has accepted.
-    async fn is_shown(&self, outcome: &Outcome, patience: Patience) -> bool {
-        let Outcome::Done { revision } = outcome else {
-            return true;
+    /// Waits until this member shows a change of a key that a quorum has made, and would show it if it was started again
+    /// alone; false when the patience ends before. Then it is remembered: this member shows what it has accepted.
+    async fn is_kept(&self, outcome: &Outcome, key: &str, patience: Patience) -> bool {
+        let is_shown = |state: &KvState| match outcome {
+            Outcome::Done { revision } => state.revision() >= *revision,
+            // There was nothing to delete.
+            Outcome::Differs { .. } => state.get(key).is_none(),
+            _ => true,
         };
         let replica = &self.link.replica;
         let mut applied = replica.applied();
-        while replica.local(KvState::revision) < *revision {
+        while !replica.local(is_shown) {
             tokio::select! {
                 _ = applied.changed() => {}
                 () = reached(patience.deadline) => return false,
             }
         }
-        true
+        replica.keep_applied().await.is_ok()
     }
 
     /// Asks a quorum for a while. What is given up may yet take place, under its number.

@@ -101,10 +101,10 @@ impl Memory {
         let (writer, jobs) = mpsc::channel(QUEUE_MAX);
         let memory = Self {
             shared: shared.clone(),
-            replica,
+            replica: replica.clone(),
             writer,
         };
-        tasks.spawn(write(disk, shared, jobs));
+        tasks.spawn(write(disk, shared, replica, jobs));
         let forgetting = memory.clone();
         tasks.spawn(async move { forgetting.forget().await });
         let merging = memory.clone();
@@ -352,7 +352,7 @@ impl Memory {
 }
 
 /// Appends what is remembered: whatever waits is synced together.
-async fn write(disk: Disk, shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
+async fn write(disk: Disk, shared: Arc<Shared>, replica: Replica<KvState>, mut jobs: mpsc::Receiver<Job>) {
     let mut disk = Some(disk);
     while let Some(first) = jobs.recv().await {
         let mut batch = vec![first];
@@ -375,7 +375,11 @@ async fn write(disk: Disk, shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         let outcome = match disk.take() {
             None => Err(shared.held().failed.clone().unwrap_or_default()),
             Some(mut taken) => {
-                let anew = shared.anew(clears, taken.is_long());
+                let anew = match shared.anew(clears, taken.is_long()) {
+                    // What is left out was merged; this member shows it alone only once its log says so.
+                    Some(all) if replica.keep_applied().await.is_ok() => Some(all),
+                    _ => None,
+                };
                 let store = move || {
                     let outcome = match anew {
                         Some(all) => taken.begin(&all),

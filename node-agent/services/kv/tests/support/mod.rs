@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ impl Group {
     /// Starts a member, with what it has on its disk.
     pub(crate) async fn start(&mut self, number: usize) {
         let (peer, own) = self.addresses[number];
-        let data_dir = self.directory.path().join(number.to_string());
+        let data_dir = self.data_dir(number);
         let node_options = NodeOptions {
             name: format!("kv-{number}"),
             data_dir: data_dir.clone(),
@@ -230,6 +230,25 @@ impl Group {
             .await
             .unwrap();
         member.node.stop().await;
+    }
+
+    /// Stops a member; when it is started again, it has on its disk what it has there now.
+    pub(crate) async fn cut_power(&mut self, number: usize) {
+        let data = self.data_dir(number);
+        let now = self.directory.path().join("now");
+        copy_files(&data, &now);
+        self.stop(number).await;
+        // What the stopped member left running in this process still holds its log for a moment.
+        eventually("the old files are gone", async || {
+            std::fs::remove_dir_all(&data).is_ok()
+        })
+        .await;
+        std::fs::rename(&now, &data).unwrap();
+    }
+
+    /// Where a member's files are.
+    pub(crate) fn data_dir(&self, number: usize) -> PathBuf {
+        self.directory.path().join(number.to_string())
     }
 
     /// The numbers of the members that run.
@@ -393,6 +412,20 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         status: head.split(' ').nth(1).unwrap().parse().unwrap(),
         json: serde_json::from_str(&body[..length]).unwrap(),
     })
+}
+
+/// Files may be renamed and removed meanwhile, as segments of a log are that are used again.
+fn copy_files(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_files(&entry.path(), &target);
+        } else if let Err(error) = std::fs::copy(entry.path(), target) {
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}");
+        }
+    }
 }
 
 fn is_held(error: &str) -> bool {
