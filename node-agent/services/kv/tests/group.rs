@@ -79,6 +79,33 @@ async fn request_repeated_at_any_member_acts_once_also_under_the_next_leader() {
     assert_eq!(stranger.status, 410);
 }
 
+/// The member cannot merge what it remembered in the little time that the repeat has.
+#[tokio::test(flavor = "multi_thread")]
+async fn repeat_of_a_write_that_was_carried_out_is_never_called_timed_out() {
+    let mut group = Group::of_three().await;
+    let opened = group.ask(0, "POST", "/v1/sessions", "").await;
+    let session = opened.json["session"].as_u64().unwrap();
+    let first = format!("/v1/kv/k?session={session}&seq=1&timeoutMs=20000");
+    let set = group.ask(0, "PUT", &first, "1").await;
+    assert!(set.valid(), "{set:?}");
+    let leader = group.leader().await;
+    let (last, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    group.stop(other).await;
+    group.stop(leader).await;
+    let remembered = group.ask(last, "PUT", "/v1/kv/other?consistent=false", "x").await;
+    assert_eq!(remembered.status, 202, "{remembered:?}");
+
+    let address = group.address(last);
+    let repeat = format!("/v1/kv/k?session={session}&seq=1&timeoutMs=1");
+    let repeat = support::ask(address, "PUT", &repeat, "1");
+    let (again, ()) = tokio::join!(repeat, async {
+        group.start(leader).await;
+        group.start(other).await;
+    });
+    assert_eq!((again.valid(), again.timeout()), (true, false), "{again:?}");
+    assert_eq!(again.json["revision"], set.json["revision"]);
+}
+
 /// Also while the leader is another one, which has told the member of the change only by answering.
 #[tokio::test(flavor = "multi_thread")]
 async fn member_shows_at_once_what_it_accepted() {
