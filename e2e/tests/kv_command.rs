@@ -1,6 +1,8 @@
 //! `quorate-agent kv` as scripts use it: what it prints, and its exit status.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+use anyhow::ensure;
+use e2e::clock::{PATIENCE, eventually};
 use e2e::group::pid;
 use e2e::process::signal;
 use e2e::{Group, GroupOptions};
@@ -72,4 +74,46 @@ fn exit_status_tells_done_from_not_done_from_timed_out() {
         code == 5 && words.contains("no member of the group"),
         "{code} {words}"
     );
+}
+
+#[test]
+fn journals_watching_and_messages() {
+    let group = Group::start_with(GroupOptions {
+        service: ServiceKind::Kv,
+        ..GroupOptions::default()
+    })
+    .unwrap();
+    let said = |arguments: &[&str]| {
+        let (code, out, words) = kv(&group, arguments);
+        assert_eq!(code, 0, "{arguments:?}: {words}");
+        out
+    };
+    assert_eq!(said(&["append", "j", "first", "--blocking"]), "1\n");
+    assert_eq!(said(&["append", "j", "second", "--blocking"]), "2\n");
+    assert_eq!(said(&["entries", "j", "--blocking"]), "1\tfirst\n2\tsecond\n");
+    assert_eq!(
+        said(&["entries", "j", "--from", "2", "--blocking"]),
+        "2\tsecond\n"
+    );
+    assert_eq!(kv(&group, &["entries", "none", "--blocking"]).0, 1);
+
+    said(&["set", "w/a", "1", "--blocking"]);
+    said(&["set", "x", "1", "--blocking"]);
+    said(&["delete", "w/a", "--blocking"]);
+    let changes = said(&["watch", "w/", "--from", "1", "--count", "2"]);
+    assert_eq!(changes, "put\tw/a\t1\ndelete\tw/a\t\n");
+    let change = said(&["watch", "x", "--exact", "--from", "1", "--count", "1", "--json"]);
+    let change: serde_json::Value = serde_json::from_str(&change).unwrap();
+    assert_eq!((&change["key"], &change["value"]), (&"x".into(), &"1".into()));
+
+    assert_eq!(said(&["publish", "news", "nobody listens"]), "0\n");
+    std::thread::scope(|scope| {
+        let listening = scope.spawn(|| said(&["subscribe", "news", "--count", "1"]));
+        eventually("the subscriber is found", PATIENCE, || {
+            ensure!(said(&["publish", "news", "heard"]) == "1\n", "nobody listens");
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(listening.join().unwrap(), "heard\n");
+    });
 }

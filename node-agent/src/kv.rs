@@ -1,5 +1,8 @@
 //! `quorate-agent kv`: the key-value store from the command line, for people and scripts.
 
+mod command;
+mod streams;
+
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,13 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::join_all;
-use kv_client::{Answer, Client, Options, Terms, Ticket};
+use kv_client::{Answer, Client, Options, Terms};
 use operator_api::MemberStatus;
 use operator_api::admin::Role;
 use operator_api::config::ServiceKind;
 
 use crate::client::AdminClient;
 use crate::group::{self, GroupDescription};
+use command::{Command, Lease};
 
 /// What `quorate-agent kv` takes.
 ///
@@ -50,105 +54,6 @@ pub(crate) struct Args {
     json: bool,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Debug, Clone, clap::Subcommand)]
-enum Command {
-    /// Print the value of a key.
-    Get {
-        /// The key.
-        key: String,
-    },
-    /// Store a value.
-    Set {
-        /// The key.
-        key: String,
-        /// The value; standard input without it.
-        value: Option<String>,
-        /// It ends with this lease.
-        #[arg(long, value_name = "ID")]
-        lease: Option<u64>,
-    },
-    /// Print the keys that begin with a prefix.
-    Range {
-        /// How they begin.
-        #[arg(default_value = "")]
-        prefix: String,
-        /// Those behind this one.
-        #[arg(long, value_name = "KEY")]
-        after: Option<String>,
-        /// How many, at most.
-        #[arg(long, value_name = "N")]
-        limit: Option<u32>,
-    },
-    /// Change several keys in one step, or none: the JSON of `POST /v1/txn`, here or on standard input.
-    Txn {
-        /// `{"compare":[…],"then":[…],"else":[…]}`
-        json: Option<String>,
-    },
-    /// Hand a server's whole log in on standard input, and print what nobody was handed before.
-    Extract {
-        /// The server's name.
-        server: String,
-        /// Leave a last line without an end for later.
-        #[arg(long)]
-        whole_lines: bool,
-    },
-    /// Grant, look at, prolong and end leases.
-    Lease {
-        #[command(subcommand)]
-        command: Lease,
-    },
-    /// Store a value if another one is there, and print what is there then.
-    Swap {
-        /// The key.
-        key: String,
-        /// What must be there; empty for nothing.
-        old: String,
-        /// What is stored.
-        new: String,
-    },
-    /// Remove a key.
-    Delete {
-        /// The key.
-        key: String,
-    },
-    /// Say what became of a request whose outcome was unknown.
-    Outcome {
-        /// SESSION.SEQ, as the unknown answer named it.
-        ticket: Ticket,
-    },
-    /// Make such a request never take place, unless it did.
-    Cancel {
-        /// SESSION.SEQ, as the unknown answer named it.
-        ticket: Ticket,
-    },
-    /// Print what the first member that answers remembers and no quorum has stored yet, as JSON.
-    Outbox,
-}
-
-#[derive(Debug, Clone, clap::Subcommand)]
-enum Lease {
-    /// Grant one, and print its number.
-    Grant {
-        /// How long it lasts.
-        seconds: u32,
-    },
-    /// Print its keys, and what is left of its time.
-    Show {
-        /// Its number.
-        id: u64,
-    },
-    /// Give it its whole time again.
-    Keepalive {
-        /// Its number.
-        id: u64,
-    },
-    /// End it, and remove its keys.
-    Revoke {
-        /// Its number.
-        id: u64,
-    },
 }
 
 /// Nothing was changed, or nothing is there.
@@ -198,6 +103,24 @@ async fn carry_out(args: Args) -> anyhow::Result<ExitCode> {
         Command::Delete { key } => client.delete(key, terms).await,
         Command::Outcome { ticket } => client.outcome(*ticket, terms).await,
         Command::Cancel { ticket } => client.cancel(*ticket, terms).await,
+        Command::Append { journal, value } => client.append(journal, given(value.as_deref())?, terms).await,
+        Command::Entries { journal, from, limit } => client.entries(journal, *from, *limit, terms).await,
+        Command::Publish { address, message } => client.publish(address, given(message.as_deref())?).await,
+        Command::Send { address, message } => client.send(address, given(message.as_deref())?, terms).await,
+        Command::Reply { token, reply } => client.reply(token, given(reply.as_deref())?).await,
+        Command::Watch {
+            prefix,
+            exact,
+            from,
+            count,
+        } => {
+            let watch = client.watch(prefix, *exact, *from).await?;
+            return streams::changes(watch, *count, args.json).await;
+        }
+        Command::Subscribe { address, count } => {
+            let subscription = client.subscribe(address).await?;
+            return streams::messages(subscription, *count, args.json).await;
+        }
         Command::Outbox => {
             let outbox = client.outbox().await?;
             writeln!(std::io::stdout(), "{outbox}")?;
@@ -205,7 +128,7 @@ async fn carry_out(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let shows = match args.command {
-        Command::Get { .. } | Command::Swap { .. } => Shows::Value,
+        Command::Get { .. } | Command::Swap { .. } | Command::Send { .. } => Shows::Value,
         Command::Extract { .. } => Shows::Log,
         _ => Shows::Rest,
     };
@@ -275,8 +198,15 @@ fn printed(answer: &Answer, shows: Shows) -> Vec<u8> {
     if shows == Shows::Value && (answer.valid || !text.is_empty()) {
         text.push(b'\n');
     }
-    if let Some(lease) = answer.lease.filter(|_| shows == Shows::Rest) {
-        text.extend(format!("{lease}\n").bytes());
+    // An answer has one of these at most.
+    let number = answer.lease.or(answer.delivered).or(answer.index);
+    if let Some(number) = number.filter(|_| shows == Shows::Rest && answer.entries.is_empty()) {
+        text.extend(format!("{number}\n").bytes());
+    }
+    for entry in &answer.entries {
+        text.extend(format!("{}\t", entry.index).bytes());
+        text.extend(entry.bytes());
+        text.push(b'\n');
     }
     for row in answer.items.iter().chain(&answer.results) {
         if let Some(key) = &row.key {

@@ -147,6 +147,11 @@ mod tests {
             "quorate-agent kv range app/ --limit 5 --dir d",
             "quorate-agent kv lease grant 60 --json",
             "quorate-agent kv extract server --whole-lines",
+            "quorate-agent kv watch app/ --from 1 --count 2 --json",
+            "quorate-agent kv append journal entry",
+            "quorate-agent kv entries journal --from 3 --limit 2",
+            "quorate-agent kv publish address message",
+            "quorate-agent kv subscribe address --count 1",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }

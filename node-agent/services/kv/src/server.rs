@@ -23,6 +23,7 @@ mod reads;
 mod remember;
 #[cfg(simulation)]
 pub mod simulated;
+mod told;
 mod watching;
 mod writes;
 

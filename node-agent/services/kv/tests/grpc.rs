@@ -9,8 +9,9 @@ use std::fs;
 use kv::AccessFiles;
 use kv::proto::kv_client::KvClient;
 use kv::proto::{
-    ExtractRequest, GrantLeaseRequest, JsonRequest, KeyRequest, LeaseRequest, OpenSessionRequest,
-    OutboxRequest, RangeRequest, SetRequest, SwapRequest, Terms, TicketRequest,
+    AppendRequest, EntriesRequest, ExtractRequest, GrantLeaseRequest, JournalRequest, JsonRequest,
+    KeyRequest, LeaseRequest, MessageRequest, OpenSessionRequest, OutboxRequest, RangeRequest, ReplyRequest,
+    SetRequest, SubscribeRequest, SwapRequest, Terms, TicketRequest, WatchRequest,
 };
 use support::Group;
 use tonic::transport::Channel;
@@ -224,4 +225,139 @@ async fn calls_carry_the_token_in_their_metadata() {
     assert!(!kv.get(with("a/k")).await.unwrap().into_inner().valid);
     let foreign = kv.get(with("b")).await.unwrap_err();
     assert_eq!(foreign.code(), Code::PermissionDenied);
+}
+
+fn watch(prefix: &str, from: u64) -> WatchRequest {
+    WatchRequest {
+        prefix: prefix.to_owned(),
+        from,
+        ..WatchRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_streamed_in_their_order_until_they_are_forgotten() {
+    let group = Group::of_three().await;
+    let (mut kv, mut other) = (client(&group, 0).await, client(&group, 1).await);
+    let first = kv.set(set("w/a", b"1", terms())).await.unwrap().into_inner();
+    let mut changes = other
+        .watch(watch("w/", first.revision))
+        .await
+        .unwrap()
+        .into_inner();
+    let begun = changes.message().await.unwrap().unwrap();
+    assert_eq!((begun.next, begun.changes.len()), (first.revision, 0));
+    kv.set(set("w/b", &[0xff, 0], terms())).await.unwrap();
+    kv.set(set("x", b"unwatched", terms())).await.unwrap();
+    let last = kv.delete(key("w/a")).await.unwrap().into_inner();
+    let (mut seen, mut next) = (Vec::new(), 0);
+    while seen.len() < 3 {
+        let told = changes.message().await.unwrap().unwrap();
+        next = told.next;
+        seen.extend(told.changes);
+    }
+    assert_eq!(next, last.revision + 1);
+    let shown: Vec<_> = seen
+        .iter()
+        .map(|change| (change.key.as_str(), change.removed, &change.value[..]))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("w/a", false, &b"1"[..]),
+            ("w/b", false, &[0xff, 0]),
+            ("w/a", true, b"")
+        ]
+    );
+    assert_eq!(seen[2].revision, last.revision);
+
+    // A history of 8 MiB holds fewer.
+    for _ in 0..140 {
+        kv.set(set("x", &vec![7; support::VALUE_BYTES_MAX], terms()))
+            .await
+            .unwrap();
+    }
+    let forgotten = kv.watch(watch("w/", first.revision)).await.unwrap_err();
+    assert_eq!(forgotten.code(), Code::FailedPrecondition, "{forgotten:?}");
+    let oldest = forgotten.metadata().get("quorate-oldest").unwrap();
+    let oldest: u64 = oldest.to_str().unwrap().parse().unwrap();
+    assert!(oldest > last.revision, "{oldest}");
+    assert!(kv.watch(watch("w/", oldest)).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn journals_are_appended_to_and_read() {
+    let group = Group::of_three().await;
+    let mut kv = client(&group, 1).await;
+    for (index, value) in [(1, &b"one"[..]), (2, &[0xff])] {
+        let request = AppendRequest {
+            journal: "j/1".to_owned(),
+            value: value.to_vec().into(),
+            terms: terms(),
+        };
+        let appended = kv.append(request).await.unwrap().into_inner();
+        assert_eq!((appended.valid, appended.index), (true, index));
+    }
+    let request = EntriesRequest {
+        journal: "j/1".to_owned(),
+        from: 2,
+        limit: 5,
+        terms: terms(),
+    };
+    let entries = kv.entries(request).await.unwrap().into_inner();
+    assert_eq!((entries.index, entries.entries.len()), (2, 1), "{entries:?}");
+    let entry = &entries.entries[0];
+    assert_eq!((entry.index, &entry.value[..]), (2, &[0xff][..]));
+    assert!(entry.unix_ms > 0);
+    let request = JournalRequest {
+        journal: "j/1".to_owned(),
+        terms: terms(),
+    };
+    assert!(
+        kv.remove_journal(request.clone())
+            .await
+            .unwrap()
+            .into_inner()
+            .valid
+    );
+    assert!(!kv.remove_journal(request).await.unwrap().into_inner().valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_published_sent_and_replied_to() {
+    let group = Group::of_three().await;
+    let (mut kv, mut other) = (client(&group, 0).await, client(&group, 1).await);
+    let address = "a/b".to_owned();
+    let subscribe = SubscribeRequest {
+        address: address.clone(),
+    };
+    let mut messages = other.subscribe(subscribe).await.unwrap().into_inner();
+    let mut message = MessageRequest {
+        address,
+        message: vec![0xff, 1].into(),
+        terms: None,
+    };
+    let published = kv.publish(message.clone()).await.unwrap().into_inner();
+    assert_eq!((published.valid, published.delivered), (true, 1), "{published:?}");
+    let received = messages.message().await.unwrap().unwrap();
+    assert_eq!(
+        (&received.value[..], received.token.as_str()),
+        (&[0xff, 1][..], "")
+    );
+
+    message.terms = terms();
+    let sender = async { kv.send(message).await.unwrap().into_inner() };
+    let receiver = async {
+        let received = messages.message().await.unwrap().unwrap();
+        let reply = ReplyRequest {
+            token: received.token,
+            reply: "reply".into(),
+        };
+        other.reply(reply.clone()).await.unwrap();
+        // Nobody waits for a second one.
+        let late = other.reply(reply).await.unwrap_err();
+        assert_eq!(late.code(), Code::FailedPrecondition, "{late:?}");
+    };
+    let (sent, ()) = tokio::join!(sender, receiver);
+    assert_eq!((sent.valid, &sent.value[..]), (true, &b"reply"[..]));
 }

@@ -55,6 +55,20 @@ pub struct Answer {
     /// Whether a log does not continue what was extracted before.
     #[serde(default, skip_serializing_if = "is_false")]
     pub gap: bool,
+    /// The number of the entry that was appended, or of the journal's last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// The entries of a journal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entries: Vec<Entry>,
+    /// How many subscribers were given a message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<u64>,
+    /// The members whose subscribers may not have been given it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreached: Vec<String>,
+    #[serde(default, skip_serializing)]
+    pub(crate) oldest: Option<u64>,
     #[serde(default, skip_serializing)]
     pub(crate) session: Option<u64>,
     #[serde(default, skip_serializing)]
@@ -89,7 +103,7 @@ impl Answer {
     }
 }
 
-fn bytes(value: &str, encoding: Option<&str>) -> Vec<u8> {
+pub(crate) fn bytes(value: &str, encoding: Option<&str>) -> Vec<u8> {
     match encoding {
         None => value.as_bytes().to_vec(),
         // What a member sends in base64 can be read.
@@ -123,6 +137,31 @@ pub struct Row {
 }
 
 impl Row {
+    /// The value's bytes.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        bytes(&self.value, self.encoding.as_deref())
+    }
+}
+
+/// An entry of a journal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct Entry {
+    /// Its number, from 1.
+    pub index: u64,
+    /// When it was appended, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// What it says, in base64 when `encoding` says so; see [`Entry::bytes`].
+    #[serde(default)]
+    pub value: String,
+    /// `base64` when the value is no UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+}
+
+impl Entry {
     /// The value's bytes.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {

@@ -118,4 +118,91 @@ impl Client {
         call.query.push(("lease", lease.to_string()));
         self.change(call, terms).await
     }
+
+    /// Appends an entry to a journal; `index` is its number.
+    ///
+    /// # Errors
+    /// When a member refuses.
+    pub async fn append(
+        &self,
+        journal: &str,
+        value: impl AsRef<[u8]>,
+        terms: Terms,
+    ) -> Result<Answer, Error> {
+        let value = Bytes::copy_from_slice(value.as_ref());
+        self.change(call(Method::POST, path("journal", journal, ""), value), terms)
+            .await
+    }
+
+    /// The entries of a journal, at most `limit` (100 without it, never more than 1000), from a number on or from the oldest that
+    /// is kept; `index` is the number of its last one. Not valid when there is no such journal.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] when the entry `from` has made room for newer ones; when no member answers in time, or one refuses.
+    pub async fn entries(
+        &self,
+        journal: &str,
+        from: Option<u64>,
+        limit: Option<u32>,
+        terms: Terms,
+    ) -> Result<Answer, Error> {
+        let mut call = call(Method::GET, path("journal", journal, ""), Bytes::new());
+        for (name, number) in [("from", from), ("limit", limit.map(u64::from))] {
+            call.query.extend(number.map(|number| (name, number.to_string())));
+        }
+        self.read(call, terms).await
+    }
+
+    /// Removes a journal; not valid when there is none.
+    ///
+    /// # Errors
+    /// When a member refuses.
+    pub async fn remove_journal(&self, journal: &str, terms: Terms) -> Result<Answer, Error> {
+        self.change(
+            call(Method::DELETE, path("journal", journal, ""), Bytes::new()),
+            terms,
+        )
+        .await
+    }
+
+    /// Gives a message to all subscribers of an address, wherever they are connected; `delivered` counts them.
+    ///
+    /// # Errors
+    /// When no member is reached in time, the connection breaks, or a member refuses.
+    pub async fn publish(&self, address: &str, message: impl AsRef<[u8]>) -> Result<Answer, Error> {
+        let body = Bytes::copy_from_slice(message.as_ref());
+        let call = call(Method::POST, path("bus", address, "/publish"), body);
+        self.message(&call, Terms::DEFAULT).await
+    }
+
+    /// Gives a message to one subscriber of an address in turn; the value is its reply. A time-out means that nobody was given
+    /// the message, `unknown` that somebody was, or may have been, and did not reply in time.
+    ///
+    /// # Errors
+    /// When no member is reached in time, the connection breaks, or a member refuses.
+    pub async fn send(
+        &self,
+        address: &str,
+        message: impl AsRef<[u8]>,
+        terms: Terms,
+    ) -> Result<Answer, Error> {
+        let body = Bytes::copy_from_slice(message.as_ref());
+        self.message(&call(Method::POST, path("bus", address, "/send"), body), terms)
+            .await
+    }
+
+    /// Replies to a message that was sent.
+    ///
+    /// # Errors
+    /// When nobody waits for the reply any more, no member is reached in time, the connection breaks, or a member refuses.
+    pub async fn reply(&self, token: &str, reply: impl AsRef<[u8]>) -> Result<Answer, Error> {
+        let mut call = call(
+            Method::POST,
+            "/v1/bus/reply".to_owned(),
+            Bytes::copy_from_slice(reply.as_ref()),
+        );
+        let token = utf8_percent_encode(token, NAME).to_string();
+        call.query.push(("token", token));
+        self.message(&call, Terms::DEFAULT).await
+    }
 }

@@ -20,6 +20,7 @@ mod answer;
 mod features;
 mod requests;
 mod session;
+mod streams;
 mod transport;
 
 use std::path::PathBuf;
@@ -28,8 +29,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-pub use answer::{Answer, Outcome, Row, Ticket};
+pub use answer::{Answer, Entry, Outcome, Row, Ticket};
 use session::Session;
+pub use streams::{Change, Message, Subscription, Watch};
 use transport::Transport;
 
 /// Changes of one client that are under way at a time; further ones wait. The store remembers more answers than these.
@@ -110,6 +112,17 @@ pub enum Error {
     /// been carried out.
     #[error("the request may have been carried out: {0}")]
     InDoubt(String),
+    /// What was asked for is forgotten.
+    #[error("{sentence}")]
+    Compacted {
+        /// The oldest revision, or number of an entry, that is known.
+        oldest: u64,
+        /// Why, for people.
+        sentence: String,
+    },
+    /// A subscription was interrupted: messages may have been missed.
+    #[error("messages may have been missed: {0}")]
+    Missed(String),
     /// A member refused the request.
     #[error("{sentence}")]
     Refused {

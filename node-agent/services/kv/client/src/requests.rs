@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(40);
 /// For settling a request whose member did not answer.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two rounds in which no member answered.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const PAUSE: Duration = Duration::from_millis(50);
 
 /// What stands for itself in no part of a path, and in no parameter.
 pub(crate) const NAME: &AsciiSet = &CONTROLS
@@ -102,7 +102,7 @@ impl Client {
                 Ok(text) => return Ok(text),
                 Err(Sent::Refused(status, sentence)) => return Err(Error::Refused { status, sentence }),
                 Err(Sent::NotReached(words) | Sent::InDoubt(words)) => problem = words,
-                Err(Sent::Answer(_)) => {}
+                Err(Sent::Answer(_) | Sent::Forgotten(..)) => {}
             }
             self.0.transport.prefer_another(number);
         }
@@ -132,12 +132,13 @@ impl Client {
         let wait = Wait::new(terms, TIMEOUT);
         let mut failures = 0;
         loop {
-            let sent = self.send(&wait.put(&call, terms), wait.hard).await;
+            let sent = self.ask(&wait.put(&call, terms), wait.hard).await;
             let words = match sent {
                 Sent::Answer(answer) => return Ok(answer),
                 // The member has not joined yet, or asked for no quorum in vain.
                 Sent::Refused(503, words) | Sent::NotReached(words) | Sent::InDoubt(words) => words,
                 Sent::Refused(status, sentence) => return Err(Error::Refused { status, sentence }),
+                Sent::Forgotten(oldest, sentence) => return Err(Error::Compacted { oldest, sentence }),
             };
             failures += 1;
             if wait.is_over() {
@@ -159,7 +160,7 @@ impl Client {
         loop {
             let number = match self.number(terms, wait).await? {
                 Numbered::By(number) => number,
-                Numbered::Not => return self.local_change(&call, terms, wait).await,
+                Numbered::Not => return self.once(&call, terms, wait).await,
                 Numbered::TimedOut => return Ok(Answer::timed_out()),
             };
             match self.numbered_change(&call, terms, wait, &number).await? {
@@ -186,7 +187,7 @@ impl Client {
             if !was_sent {
                 copy.query.push(("first", "true".to_owned()));
             }
-            match self.send(&copy, wait.hard).await {
+            match self.ask(&copy, wait.hard).await {
                 Sent::Answer(answer) => return Ok(Some(answer)),
                 Sent::NotReached(words) => last = Some(words),
                 Sent::InDoubt(_) => was_sent = true,
@@ -196,7 +197,7 @@ impl Client {
                 Sent::Refused(status, sentence) if !was_sent => {
                     return Err(Error::Refused { status, sentence });
                 }
-                Sent::Refused(..) => {}
+                Sent::Refused(..) | Sent::Forgotten(..) => {}
             }
             failures += 1;
             if wait.is_over() {
@@ -210,12 +211,14 @@ impl Client {
         }
     }
 
-    /// Without a session, which only a quorum opens, a write is sent once.
-    async fn local_change(&self, call: &Call, terms: Terms, wait: Wait) -> Result<Answer, Error> {
+    /// Sends what must not be repeated to the first member that is reached: a message, or a write without a session, which
+    /// only a quorum opens.
+    async fn once(&self, call: &Call, terms: Terms, wait: Wait) -> Result<Answer, Error> {
         let mut failures = 0;
         loop {
-            match self.send(&wait.put(call, terms), wait.hard).await {
+            match self.ask(&wait.put(call, terms), wait.hard).await {
                 Sent::Answer(answer) => return Ok(answer),
+                Sent::Forgotten(oldest, sentence) => return Err(Error::Compacted { oldest, sentence }),
                 Sent::InDoubt(words) => return Err(Error::InDoubt(words)),
                 Sent::NotReached(words) | Sent::Refused(503, words) => {
                     failures += 1;
@@ -228,6 +231,11 @@ impl Client {
             }
             self.pause(failures).await;
         }
+    }
+
+    /// Sends a message to the first member that is reached.
+    pub(crate) async fn message(&self, call: &Call, terms: Terms) -> Result<Answer, Error> {
+        self.once(call, terms, Wait::new(terms, TIMEOUT)).await
     }
 
     /// Makes sure that a doubtful request never takes place, or learns that it did.
@@ -267,7 +275,7 @@ impl Client {
         }
     }
 
-    async fn send(&self, call: &Call, hard: Option<Instant>) -> Sent {
+    async fn ask(&self, call: &Call, hard: Option<Instant>) -> Sent {
         let sending = self.0.transport.send(call);
         match hard {
             None => sending.await,

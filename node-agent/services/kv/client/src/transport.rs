@@ -30,7 +30,7 @@ const PROBES: u32 = 3;
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 /// What a request says.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     /// Begins with `/`, escaped.
@@ -41,6 +41,10 @@ pub(crate) struct Call {
 }
 
 /// What came of sending it to one member.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is made once for a request, and taken apart at once"
+)]
 pub(crate) enum Sent {
     /// It answered.
     Answer(Answer),
@@ -50,6 +54,8 @@ pub(crate) enum Sent {
     InDoubt(String),
     /// It refused.
     Refused(u16, String),
+    /// What was asked for is forgotten; the oldest that is known, and a sentence.
+    Forgotten(u64, String),
 }
 
 /// The connections to all members.
@@ -195,6 +201,16 @@ pub(crate) async fn answer(response: Response<Incoming>) -> Sent {
     };
     match (status, serde_json::from_slice::<Answer>(&body)) {
         (200 | 202 | 504, Ok(answer)) if answer.error.is_none() => Sent::Answer(answer),
+        // A message that somebody was given: only its sender can say what that means.
+        (504, Ok(answer)) if answer.unknown => Sent::Answer(answer),
+        (
+            410,
+            Ok(Answer {
+                error: Some(error),
+                oldest: Some(oldest),
+                ..
+            }),
+        ) => Sent::Forgotten(oldest, error),
         (
             _,
             Ok(Answer {

@@ -6,10 +6,9 @@ mod local;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future::join_all;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use hyper::StatusCode;
 use replication::{NodeId, Shutdown};
 use tokio::time::sleep;
@@ -17,14 +16,15 @@ use tokio::time::sleep;
 use super::Context;
 use super::answers::timeout;
 use super::operations::TIMEOUT;
+use super::told::{Tellings, Told};
 use super::writes::reached;
 use crate::peer::{Bus, Question, Reply};
-use crate::request::{Answer, Refusal, Row, Terms, Token};
+use crate::request::{Answer, Refusal, Terms, Token};
 use crate::state::Value;
-pub(super) use local::Local;
-use local::{Message, Subscription, Wait};
+pub(super) use local::{Local, Message};
+use local::{Subscription, Wait};
 
-/// A comment is sent when there was nothing else for so long.
+/// A sign of life is sent when there was nothing else for so long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// What another member may take to say whether it delivered a message.
 const PEER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -41,25 +41,23 @@ enum Handed {
 }
 
 impl Context {
-    /// Messages to an address, as server-sent events.
-    pub(super) fn subscribe(&self, address: Arc<str>, until: Shutdown) -> BoxStream<'static, Bytes> {
+    /// Messages to an address. The subscriber is found from now on.
+    pub(super) fn subscribe(&self, address: Arc<str>, until: Shutdown) -> Tellings {
         let subscription = self.link.bus.subscribe(address);
-        let events = stream::unfold(Some((subscription, until)), |state| async move {
+        let told = stream::unfold(Some((subscription, until)), |state| async move {
             let (mut subscription, until) = state?;
-            let piece = tokio::select! {
+            let told = tokio::select! {
                 message = subscription.messages.recv() => match message {
-                    Some(message) => event(&message),
+                    Some(message) => Told::Message(message),
                     // The queue was full.
-                    None => return Some((Bytes::from_static(b"event: overrun\ndata: {}\n\n"), None)),
+                    None => return Some((Told::Overrun, None)),
                 },
-                () = sleep(HEARTBEAT) => Bytes::from_static(b":\n\n"),
+                () = sleep(HEARTBEAT) => Told::Beat,
                 () = until.requested() => return None,
             };
-            Some((piece, Some::<(Subscription, Shutdown)>((subscription, until))))
+            Some((told, Some::<(Subscription, Shutdown)>((subscription, until))))
         });
-        stream::once(async { Bytes::from_static(b": subscribed\n\n") })
-            .chain(events)
-            .boxed()
+        stream::once(async { Told::Subscribed }).chain(told).boxed()
     }
 
     /// Gives a message to all subscribers of an address, wherever they are connected.
@@ -264,18 +262,4 @@ impl Local {
             }
         }
     }
-}
-
-fn event(message: &Message) -> Bytes {
-    let row = Row {
-        token: message.token,
-        ..Row::default().with_value(&message.value)
-    };
-    let json = serde_json::to_string(&row).expect("strings and numbers always serialise");
-    let name = if message.token.is_some() {
-        "request"
-    } else {
-        "message"
-    };
-    format!("event: {name}\ndata: {json}\n\n").into()
 }

@@ -26,10 +26,9 @@ pub(super) async fn carry_out(
     let answer = match target {
         Target::Watch(prefix) => {
             let seen = last_event_id(&request)?;
-            let events = context.watch(prefix, terms, seen, until).await?;
-            return Ok(Content::Events(events));
+            return Ok(Content::Told(context.watch(prefix, terms, seen, until).await?));
         }
-        Target::Subscribe(address) => return Ok(Content::Events(context.subscribe(address, until))),
+        Target::Subscribe(address) => return Ok(Content::Told(context.subscribe(address, until))),
         Target::Publish(address) => {
             let message = Value::from(&body(request, value_bytes_max).await?[..]);
             context.publish(address, message).await

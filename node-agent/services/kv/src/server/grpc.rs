@@ -1,26 +1,33 @@
 //! gRPC on the ports of HTTP: each call is carried out as the request of HTTP that says the same.
 
+mod messages;
+
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use replication::Shutdown;
+use tonic::Status;
 use tonic::codegen::Service as _;
-use tonic::{Code, Status};
 
 use super::Context;
 use super::http::{Content, Source, admit, perform};
+use super::told::Tellings;
 use crate::proto::kv_server::{Kv, KvServer};
 use crate::proto::{
-    Answer, ExtractRequest, GrantLeaseRequest, Json, JsonRequest, KeyRequest, LeaseRequest,
-    OpenSessionRequest, OutboxRequest, RangeRequest, Row, SetRequest, SwapRequest, Terms, TicketRequest,
+    Answer, AppendRequest, EntriesRequest, ExtractRequest, GrantLeaseRequest, JournalRequest, Json,
+    JsonRequest, KeyRequest, LeaseRequest, Message, MessageRequest, OpenSessionRequest, OutboxRequest,
+    RangeRequest, ReplyRequest, SetRequest, SubscribeRequest, SwapRequest, Terms, TicketRequest,
+    WatchRequest, WatchResponse,
 };
-use crate::request;
+use messages::{another_shape, received, refused, watched};
 
 /// What a message may add to its values.
 const MESSAGE_MARGIN_BYTES: usize = 64 << 10;
@@ -119,7 +126,11 @@ impl Draft {
 }
 
 fn key_path(key: &str, end: &str) -> String {
-    format!("/v1/kv/{}{end}", escaped(key))
+    named_path("kv", key, end)
+}
+
+fn named_path(kind: &str, name: &str, end: &str) -> String {
+    format!("/v1/{kind}/{}{end}", escaped(name))
 }
 
 fn escaped(name: &str) -> String {
@@ -153,7 +164,7 @@ impl Front {
         );
         perform(&self.context, admitted, Source::Ready(body), self.until.clone())
             .await
-            .map_err(|refusal| Status::new(code(refusal.status), refusal.sentence))
+            .map_err(refused)
     }
 
     async fn answer<T>(
@@ -163,9 +174,14 @@ impl Front {
     ) -> Result<tonic::Response<Answer>, Status> {
         match self.ask(request, draft).await? {
             Content::Answer(answer) => Ok(tonic::Response::new(answer.into())),
-            Content::Json(_) | Content::Events(_) => Err(Status::internal(
-                "the store answered in another shape than expected",
-            )),
+            Content::Json(_) | Content::Told(_) => Err(another_shape()),
+        }
+    }
+
+    async fn told<T>(&self, request: &tonic::Request<T>, draft: Draft) -> Result<Tellings, Status> {
+        match self.ask(request, draft).await? {
+            Content::Told(told) => Ok(told),
+            Content::Json(_) | Content::Answer(_) => Err(another_shape()),
         }
     }
 }
@@ -180,6 +196,20 @@ impl Front {
         let message = request.get_ref();
         let path = format!("/v1/leases/{}{end}", message.id);
         let draft = Draft::new(method, path).on(message.terms.as_ref());
+        self.answer(&request, draft).await
+    }
+}
+
+impl Front {
+    async fn with_message(
+        &self,
+        end: &str,
+        request: tonic::Request<MessageRequest>,
+    ) -> Result<tonic::Response<Answer>, Status> {
+        let message = request.get_ref();
+        let draft = Draft::new(Method::POST, named_path("bus", &message.address, end))
+            .on(message.terms.as_ref())
+            .body(message.message.clone());
         self.answer(&request, draft).await
     }
 }
@@ -322,76 +352,90 @@ impl Kv for Front {
         let json = match self.ask(&request, Draft::new(Method::GET, "/v1/outbox")).await? {
             Content::Json(json) => json.to_string(),
             Content::Answer(answer) => String::from_utf8_lossy(&answer.to_json()).into_owned(),
-            Content::Events(_) => {
-                return Err(Status::internal(
-                    "the store answered in another shape than expected",
-                ));
-            }
+            Content::Told(_) => return Err(another_shape()),
         };
         Ok(tonic::Response::new(Json { json }))
     }
-}
 
-impl From<request::Answer> for Answer {
-    fn from(answer: request::Answer) -> Self {
-        let rows = |rows: Option<Vec<request::Row>>| rows.into_iter().flatten().map(Row::from).collect();
-        Self {
-            items: rows(answer.items),
-            results: rows(answer.results),
-            more: answer.more,
-            lease: answer.lease.unwrap_or_default(),
-            ttl_ms: answer.ttl_ms.unwrap_or_default(),
-            gap: answer.gap,
-            start: answer.start.unwrap_or_default(),
-            total: answer.total.unwrap_or_default(),
-            valid: answer.valid,
-            timeout: answer.timeout,
-            value: bytes(answer.value, answer.encoding),
-            revision: answer.revision.unwrap_or_default(),
-            remembered: answer.remembered,
-            unknown: answer.unknown,
-            ticket: answer.ticket.unwrap_or_default(),
-            session: answer.session.unwrap_or_default(),
-            outcome: answer.outcome.unwrap_or_default().to_owned(),
+    type WatchStream = BoxStream<'static, Result<WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: tonic::Request<WatchRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        let message = request.get_ref();
+        let mut draft = Draft::new(Method::GET, format!("/v1/watch/{}", escaped(&message.prefix)))
+            .on(message.terms.as_ref())
+            .with_number("from", message.from);
+        if message.exact {
+            draft = draft.with("exact", true);
         }
+        let told = self.told(&request, draft).await?;
+        Ok(tonic::Response::new(told.map(watched).boxed()))
     }
-}
 
-impl From<request::Row> for Row {
-    fn from(row: request::Row) -> Self {
-        Self {
-            key: row.key.map(|key| key.as_ref().to_owned()).unwrap_or_default(),
-            valid: row.valid.unwrap_or(true),
-            value: bytes(row.value, row.encoding),
-            revision: row.revision.unwrap_or_default(),
-            remembered: row.remembered,
-            forgotten: row.forgotten,
-        }
+    async fn append(
+        &self,
+        request: tonic::Request<AppendRequest>,
+    ) -> Result<tonic::Response<Answer>, Status> {
+        let message = request.get_ref();
+        let draft = Draft::new(Method::POST, named_path("journal", &message.journal, ""))
+            .on(message.terms.as_ref())
+            .body(message.value.clone());
+        self.answer(&request, draft).await
     }
-}
 
-/// A value that was made text for JSON.
-fn bytes(value: String, encoding: Option<&str>) -> Bytes {
-    match encoding {
-        None => value.into_bytes().into(),
-        // It was encoded right before.
-        Some(_) => BASE64_STANDARD.decode(&value).unwrap_or_default().into(),
+    async fn entries(
+        &self,
+        request: tonic::Request<EntriesRequest>,
+    ) -> Result<tonic::Response<Answer>, Status> {
+        let message = request.get_ref();
+        let draft = Draft::new(Method::GET, named_path("journal", &message.journal, ""))
+            .on(message.terms.as_ref())
+            .with_number("from", message.from)
+            .with_number("limit", message.limit.into());
+        self.answer(&request, draft).await
     }
-}
 
-/// The code of gRPC that says the same.
-fn code(status: StatusCode) -> Code {
-    match status {
-        StatusCode::UNAUTHORIZED => Code::Unauthenticated,
-        StatusCode::FORBIDDEN => Code::PermissionDenied,
-        StatusCode::NOT_FOUND => Code::NotFound,
-        StatusCode::GONE | StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Code::FailedPrecondition,
-        StatusCode::PAYLOAD_TOO_LARGE | StatusCode::BAD_REQUEST | StatusCode::LENGTH_REQUIRED => {
-            Code::InvalidArgument
-        }
-        StatusCode::INSUFFICIENT_STORAGE | StatusCode::TOO_MANY_REQUESTS => Code::ResourceExhausted,
-        StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
-        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
-        _ => Code::Unknown,
+    async fn remove_journal(
+        &self,
+        request: tonic::Request<JournalRequest>,
+    ) -> Result<tonic::Response<Answer>, Status> {
+        let message = request.get_ref();
+        let path = named_path("journal", &message.journal, "");
+        let draft = Draft::new(Method::DELETE, path).on(message.terms.as_ref());
+        self.answer(&request, draft).await
+    }
+
+    async fn publish(
+        &self,
+        request: tonic::Request<MessageRequest>,
+    ) -> Result<tonic::Response<Answer>, Status> {
+        self.with_message("/publish", request).await
+    }
+
+    async fn send(&self, request: tonic::Request<MessageRequest>) -> Result<tonic::Response<Answer>, Status> {
+        self.with_message("/send", request).await
+    }
+
+    type SubscribeStream = BoxStream<'static, Result<Message, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: tonic::Request<SubscribeRequest>,
+    ) -> Result<tonic::Response<Self::SubscribeStream>, Status> {
+        let path = named_path("bus", &request.get_ref().address, "/subscribe");
+        let told = self.told(&request, Draft::new(Method::GET, path)).await?;
+        let messages = told.filter_map(async |told| received(told));
+        Ok(tonic::Response::new(messages.boxed()))
+    }
+
+    async fn reply(&self, request: tonic::Request<ReplyRequest>) -> Result<tonic::Response<Answer>, Status> {
+        let message = request.get_ref();
+        let draft = Draft::new(Method::POST, "/v1/bus/reply")
+            // Its dots stand for themselves.
+            .with("token", escaped(&message.token).replace("%2E", "."))
+            .body(message.reply.clone());
+        self.answer(&request, draft).await
     }
 }

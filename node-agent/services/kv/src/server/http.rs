@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::listener::Listener;
+use super::told::Tellings;
 use super::{Context, features, http2, metrics};
 use crate::access::{self, Grant, Level};
 use crate::request::{self, Answer, Head, Refusal, Target};
@@ -199,7 +200,7 @@ pub(super) async fn answer(context: &Arc<Context>, request: Request<Incoming>, u
         request.headers(),
     );
     match perform(context, admitted, Source::Http(request), until).await {
-        Ok(Content::Events(events)) => stream(events),
+        Ok(Content::Told(told)) => stream(told),
         Ok(Content::Answer(answer)) => {
             let status = if answer.remembered && answer.timeout {
                 StatusCode::ACCEPTED
@@ -230,8 +231,8 @@ fn reply(status: StatusCode, json: impl Into<Bytes>) -> Reply {
 }
 
 /// Server-sent events, until one of both ends has had enough.
-fn stream(events: BoxStream<'static, Bytes>) -> Reply {
-    let frames = events.map(|piece| Ok(Frame::data(piece)));
+fn stream(told: Tellings) -> Reply {
+    let frames = told.map(|told| Ok(Frame::data(told.to_events())));
     let mut response = Response::new(Either::Right(StreamBody::new(frames.boxed())));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -245,7 +246,7 @@ fn stream(events: BoxStream<'static, Bytes>) -> Reply {
     reason = "it is made once for a request, and taken apart at once"
 )]
 pub(super) enum Content {
-    Events(BoxStream<'static, Bytes>),
+    Told(Tellings),
     Answer(Answer),
     Json(serde_json::Value),
 }

@@ -3,13 +3,11 @@
 //! A watcher is a position in the history that every member holds. It needs no queue of its own: what its client does not
 //! take stays in the history, until the history moves on; then it is told so, and ends.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use hyper::StatusCode;
 use replication::Shutdown;
 use tokio::sync::watch;
@@ -18,10 +16,12 @@ use tokio::time::{Instant, sleep_until};
 use super::Context;
 use super::link::now;
 use super::operations::TIMEOUT;
-use crate::request::{Refusal, Row, Terms};
+use super::told::{Tellings, Told};
+use crate::request::{Refusal, Terms};
 use crate::state::{Compacted, Event, KvState};
 
-/// A comment is sent when there was nothing else for so long, so that both ends notice when the other has gone.
+/// The position is told when there was nothing else for so long: both ends notice when the other has gone, and a client
+/// whose keys never change does not resume from what is forgotten.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events that are looked at under the state's lock at a time.
 const LOOKED_AT_MAX: usize = 1024;
@@ -54,7 +54,7 @@ impl Context {
         terms: &Terms,
         seen: Option<u64>,
         until: Shutdown,
-    ) -> Result<BoxStream<'static, Bytes>, Refusal> {
+    ) -> Result<Tellings, Refusal> {
         if !self.recovered(self.patience(terms, TIMEOUT)).await {
             return Err(Refusal {
                 timeout: true,
@@ -88,15 +88,12 @@ impl Context {
             beat_at: now() + HEARTBEAT,
             is_over: false,
         };
-        // An id without data is no event, but a client that is cut now resumes from it.
-        let greeting = Bytes::from(format!(
-            ": watching from revision {next} on\nid: {}\n\n",
-            next - 1
-        ));
-        let events = stream::unfold(watcher, |mut watcher| async move {
-            watcher.next_piece().await.map(|piece| (piece, watcher))
+        let told = stream::unfold(watcher, |mut watcher| async move {
+            watcher.next_told().await.map(|told| (told, watcher))
         });
-        Ok(stream::once(async { greeting }).chain(events).boxed())
+        Ok(stream::once(async move { Told::Watching { next } })
+            .chain(told)
+            .boxed())
     }
 }
 
@@ -128,13 +125,13 @@ struct Found {
 }
 
 impl Watcher {
-    async fn next_piece(&mut self) -> Option<Bytes> {
+    async fn next_told(&mut self) -> Option<Told> {
         while !self.is_over {
             self.applied.mark_unchanged();
             match self.look() {
                 Ok(Found { events, .. }) if !events.is_empty() => {
                     self.beat_at = now() + HEARTBEAT;
-                    return Some(piece(&events));
+                    return Some(Told::Changes(events));
                 }
                 Ok(Found { is_cut: true, .. }) => {
                     tokio::task::yield_now().await;
@@ -143,14 +140,14 @@ impl Watcher {
                 Ok(_) => {}
                 Err(Compacted { oldest }) => {
                     self.is_over = true;
-                    return Some(format!("event: compacted\ndata: {{\"oldest\":{oldest}}}\n\n").into());
+                    return Some(Told::Compacted { oldest });
                 }
             }
             tokio::select! {
                 changed = self.applied.changed() => self.is_over = changed.is_err(),
                 () = sleep_until(self.beat_at) => {
                     self.beat_at = now() + HEARTBEAT;
-                    return Some(Bytes::from_static(b":\n\n"));
+                    return Some(Told::Watching { next: self.next });
                 }
                 () = self.until.requested() => self.is_over = true,
             }
@@ -181,24 +178,4 @@ impl Watcher {
         self.next = next;
         Ok(found)
     }
-}
-
-/// Events in the format of server-sent events (HTML Living Standard, 9.2.5); JSON has no line ends of its own.
-fn piece(events: &[Event]) -> Bytes {
-    let mut text = String::new();
-    for event in events {
-        let row = Row {
-            key: Some(event.key.clone()),
-            revision: Some(event.revision),
-            ..Row::default()
-        };
-        let (name, row) = match &event.value {
-            Some(value) => ("put", row.with_value(value)),
-            None => ("delete", row),
-        };
-        let json = serde_json::to_string(&row).expect("strings and numbers always serialise");
-        // Writing to a String cannot fail.
-        write!(text, "id: {}\nevent: {name}\ndata: {json}\n\n", event.revision).ok();
-    }
-    text.into()
 }

@@ -19,10 +19,10 @@ const TURNS_MAX: usize = 4096;
 
 /// A message for one subscriber.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) value: Value,
+pub(in crate::server) struct Message {
+    pub(in crate::server) value: Value,
     /// Names the sender's wait for a reply; none for what was published.
-    pub(super) token: Option<Token>,
+    pub(in crate::server) token: Option<Token>,
 }
 
 struct Subscriber {
