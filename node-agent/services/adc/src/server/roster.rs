@@ -28,7 +28,15 @@ pub(super) struct Entry {
 struct Segment {
     sids: Vec<Sid>,
     /// Their lines; none when they changed.
-    lines: Option<Bytes>,
+    ready: Option<Ready>,
+}
+
+/// The lines of a segment.
+#[derive(Debug)]
+struct Ready {
+    lines: Bytes,
+    /// Where the line of each user ends.
+    ends: Vec<usize>,
 }
 
 /// Who is here.
@@ -59,7 +67,7 @@ impl Roster {
             entry.home = home;
             if entry.inf != inf {
                 entry.inf = inf;
-                self.segments[entry.segment].lines = None;
+                self.segments[entry.segment].ready = None;
             }
             return;
         }
@@ -73,7 +81,7 @@ impl Roster {
         };
         let place = &mut self.segments[segment];
         place.sids.push(sid);
-        place.lines = None;
+        place.ready = None;
         if place.sids.len() >= SEGMENT_USERS {
             self.open.retain(|open| *open != segment);
         }
@@ -84,7 +92,7 @@ impl Roster {
     pub(super) fn update(&mut self, sid: Sid, changes: &str) {
         if let Some(entry) = self.users.get_mut(&sid) {
             entry.inf = merged_inf(&entry.inf, changes).into();
-            self.segments[entry.segment].lines = None;
+            self.segments[entry.segment].ready = None;
         }
     }
 
@@ -102,33 +110,59 @@ impl Roster {
             self.open.push(entry.segment);
         }
         place.sids.retain(|one| *one != sid);
-        place.lines = None;
+        place.ready = None;
         Some(entry)
     }
 
-    /// The lines of all users.
-    pub(super) fn list(&mut self) -> Vec<Bytes> {
+    /// The lines of all users but one, which is here itself. Whoever asks gets the same memory, as long as nothing changes.
+    pub(super) fn list_without(&mut self, own: Sid) -> Vec<Bytes> {
         let users = &self.users;
-        let lines = |segment: &mut Segment| {
-            let ready = segment.lines.get_or_insert_with(|| {
-                let mut lines = BytesMut::new();
-                for sid in &segment.sids {
-                    if let Some(entry) = users.get(sid) {
-                        put_inf(&mut lines, *sid, &entry.inf);
-                    }
+        let own_segment = users.get(&own).map(|entry| entry.segment);
+        let mut list = Vec::with_capacity(self.segments.len() + 1);
+        for (number, segment) in self.segments.iter_mut().enumerate() {
+            let ready = segment.ready.get_or_insert_with(|| Ready::of(&segment.sids, users));
+            let own = (own_segment == Some(number)).then_some(own);
+            let at = own.and_then(|own| segment.sids.iter().position(|sid| *sid == own));
+            match at {
+                None => list.push(ready.lines.clone()),
+                Some(at) => {
+                    let begin = at.checked_sub(1).map_or(0, |before| ready.ends[before]);
+                    list.push(ready.lines.slice(..begin));
+                    list.push(ready.lines.slice(ready.ends[at]..));
                 }
-                lines.freeze()
-            });
-            (!ready.is_empty()).then(|| ready.clone())
-        };
-        self.segments.iter_mut().filter_map(lines).collect()
+            }
+        }
+        list.retain(|lines| !lines.is_empty());
+        list
     }
 }
+
+impl Ready {
+    fn of(sids: &[Sid], users: &BTreeMap<Sid, Entry>) -> Self {
+        let infs = || sids.iter().filter_map(|sid| Some((*sid, users.get(sid)?)));
+        // All of it at once, so that the memory is no larger than the lines.
+        let size = infs().map(|(_, entry)| entry.inf.len() + INF_LINE_BYTES).sum();
+        let mut lines = BytesMut::with_capacity(size);
+        let ends = infs()
+            .map(|(sid, entry)| {
+                put_inf(&mut lines, sid, &entry.inf);
+                lines.len()
+            })
+            .collect();
+        Self {
+            lines: lines.freeze(),
+            ends,
+        }
+    }
+}
+
+/// Bytes of an `INF` line besides its fields.
+const INF_LINE_BYTES: usize = "BINF AAAA \n".len();
 
 /// Writes an `INF` line.
 pub(super) fn put_inf(lines: &mut BytesMut, sid: Sid, fields: &str) {
     let sid = sid.text();
-    lines.reserve(fields.len() + 11);
+    lines.reserve(fields.len() + INF_LINE_BYTES);
     lines.put_slice(b"BINF ");
     lines.put_slice(&sid);
     lines.put_u8(b' ');
@@ -154,7 +188,11 @@ mod tests {
     use super::*;
 
     fn text(roster: &mut Roster) -> String {
-        let list = roster.list().concat();
+        text_without(roster, Sid::NOBODY)
+    }
+
+    fn text_without(roster: &mut Roster, own: Sid) -> String {
+        let list = roster.list_without(own).concat();
         let mut lines: Vec<_> = std::str::from_utf8(&list).unwrap().lines().collect();
         lines.sort_unstable();
         lines.join("\n")
@@ -167,7 +205,18 @@ mod tests {
         for number in 0..600 {
             roster.put(sid(number), format!("NIn{number}").into(), None);
         }
-        assert_eq!(roster.list().len(), 3);
+        assert_eq!(roster.list_without(Sid::NOBODY).len(), 3);
+        let one_fewer = |text: &str, own: u64| {
+            let own = format!("BINF {} ", sid(own));
+            let others: Vec<_> = text.lines().filter(|line| !line.starts_with(&own)).collect();
+            others.join("\n")
+        };
+        let all = text(&mut roster);
+        for own in [0, 1, 255, 256, 300, 598, 599] {
+            assert_eq!(text_without(&mut roster, sid(own)), one_fewer(&all, own), "without {own}");
+        }
+        let shared = roster.list_without(sid(0));
+        assert_eq!(shared[1].as_ptr(), roster.list_without(sid(1))[2].as_ptr());
         for number in 2..600 {
             roster.remove(sid(number)).unwrap();
         }

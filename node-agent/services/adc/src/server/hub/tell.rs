@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use replication::NodeId;
 
 use super::super::events::{Admitted, ToWorker};
@@ -14,6 +14,14 @@ use crate::state::{Class, Departure, Effect, Event, LinkId, Said, folded};
 
 /// Effects that are read at once: the directory is locked meanwhile.
 const EFFECTS_READ_MAX: usize = 4096;
+
+/// A client of this member that has its place, and is not told yet.
+struct Newcomer {
+    sid: Sid,
+    link: LinkId,
+    /// It was away for a moment, and knows what was said.
+    was_here: bool,
+}
 
 /// What was read of the directory.
 struct Read {
@@ -31,10 +39,16 @@ impl Hub {
     pub(super) fn tell(&mut self) {
         while let Some(read) = self.read() {
             let is_all = read.is_all;
+            let mut newcomers = Vec::new();
             for effect in &read.effects {
-                self.effect(effect, &read);
+                // Those who come together are told of together: one piece of memory for all, one write for each.
+                if !matches!(effect, Effect::Joined { .. } | Effect::Returned { .. }) {
+                    self.let_in(&mut newcomers, &read);
+                }
+                self.effect(effect, &mut newcomers);
                 self.cursor += 1;
             }
+            self.let_in(&mut newcomers, &read);
             if is_all {
                 return;
             }
@@ -70,7 +84,7 @@ impl Hub {
         })
     }
 
-    fn effect(&mut self, effect: &Effect, read: &Read) {
+    fn effect(&mut self, effect: &Effect, newcomers: &mut Vec<Newcomer>) {
         match effect {
             Effect::Lent { front, block } => {
                 if *front == self.me && self.is_borrowing {
@@ -84,13 +98,13 @@ impl Hub {
                 front,
                 link,
                 inf,
-            } => self.joined(*sid, *front, *link, inf, read),
+            } => newcomers.extend(self.joined(*sid, *front, *link, inf)),
             Effect::Returned {
                 sid,
                 front,
                 link,
                 changes,
-            } => self.returned(*sid, *front, *link, changes.as_deref(), read),
+            } => newcomers.extend(self.returned(*sid, *front, *link, changes.as_deref())),
             Effect::Refused { front, link, refusal } => {
                 if *front == self.me {
                     self.refused(*link, refusal.clone());
@@ -124,49 +138,63 @@ impl Hub {
         }
     }
 
-    fn joined(&mut self, sid: Sid, front: NodeId, link: LinkId, inf: &Arc<str>, read: &Read) {
-        let mut line = BytesMut::new();
-        roster::put_inf(&mut line, sid, inf);
-        self.all(&line);
-        if front == self.me {
-            self.let_in(sid, link, inf, line.freeze(), read, true);
-        }
+    fn joined(&mut self, sid: Sid, front: NodeId, link: LinkId, inf: &Arc<str>) -> Option<Newcomer> {
+        roster::put_inf(&mut self.lines, sid, inf);
+        self.lines_count += 1;
         self.roster.put(sid, inf.clone(), Some((front, link)));
+        (front == self.me).then_some(Newcomer {
+            sid,
+            link,
+            was_here: false,
+        })
     }
 
-    fn returned(&mut self, sid: Sid, front: NodeId, link: LinkId, changes: Option<&str>, read: &Read) {
+    fn returned(&mut self, sid: Sid, front: NodeId, link: LinkId, changes: Option<&str>) -> Option<Newcomer> {
         if let Some(changes) = changes {
             roster::put_inf(&mut self.lines, sid, changes);
             self.lines_count += 1;
+            self.roster.update(sid, changes);
         }
-        let inf = match (self.roster.get(sid), changes) {
-            (Some(entry), Some(changes)) => crate::state::merged_inf(&entry.inf, changes).into(),
-            (Some(entry), None) => entry.inf.clone(),
+        let home = Some((front, link));
+        if self.roster.get(sid).is_some() {
+            self.roster.moved(sid, home);
+        } else {
             // Cannot be: whoever returns was here.
-            (None, changes) => Arc::from(changes.unwrap_or_default()),
-        };
-        self.roster.remove(sid);
-        if front == self.me && !matches!(self.clients.get(&link), Some(Client::User { .. })) {
-            let mut line = BytesMut::new();
-            roster::put_inf(&mut line, sid, &inf);
-            self.let_in(sid, link, &inf, line.freeze(), read, false);
+            self.roster.put(sid, changes.unwrap_or_default().into(), home);
         }
-        self.roster.put(sid, inf, Some((front, link)));
+        let is_in = matches!(self.clients.get(&link), Some(Client::User { .. }));
+        (front == self.me && !is_in).then_some(Newcomer {
+            sid,
+            link,
+            was_here: true,
+        })
     }
 
-    /// A client of this member has its place. The roster holds everybody else, and everybody else is told already.
-    fn let_in(&mut self, sid: Sid, link: LinkId, inf: &str, own: Bytes, read: &Read, is_new: bool) {
-        self.seal();
-        if !matches!(
-            self.clients.get(&link),
-            Some(Client::Claiming { is_gone: false, .. })
-        ) {
-            self.clients.remove(&link);
-            let departure = Departure::Left;
-            self.conveyor.put(Event::Leave { sid, departure });
+    /// Clients of this member have their places. The roster holds them, and everybody else is told first.
+    fn let_in(&mut self, newcomers: &mut Vec<Newcomer>, read: &Read) {
+        if newcomers.is_empty() {
             return;
         }
-        self.clients.insert(link, Client::User { sid });
+        self.seal();
+        for newcomer in newcomers.drain(..) {
+            let Newcomer { sid, link, .. } = newcomer;
+            match self.clients.get(&link) {
+                Some(Client::Claiming { is_gone: false, .. }) => {
+                    self.clients.insert(link, Client::User { sid });
+                    self.admit(&newcomer, read);
+                }
+                Some(Client::User { sid: own }) if *own == sid => {}
+                _ => {
+                    self.clients.remove(&link);
+                    let departure = Departure::Left;
+                    self.conveyor.put(Event::Leave { sid, departure });
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, newcomer: &Newcomer, read: &Read) {
+        let Newcomer { sid, link, was_here } = *newcomer;
         let mut welcome = String::new();
         if let Some(topic) = &read.topic {
             welcome.push_str(&words::topic(topic));
@@ -174,17 +202,21 @@ impl Hub {
         }
         // Later lines come as they are said.
         let before = read.history.iter().filter(|said| said.number < self.cursor);
-        if is_new {
+        if !was_here {
             welcome.extend(before.map(words::remembered));
         }
+        let inf = self.roster.get(sid).map(|entry| entry.inf.clone());
+        let inf = inf.unwrap_or_default();
+        let mut own = BytesMut::new();
+        roster::put_inf(&mut own, sid, &inf);
         let admitted = Admitted {
             link,
             sid,
             class: read.classes.get(&sid).copied().unwrap_or_default(),
-            list: self.roster.list(),
-            own,
+            list: self.roster.list_without(sid),
+            own: own.freeze(),
             welcome: welcome.into(),
-            features: roster::features(inf).unwrap_or_default().to_owned(),
+            features: roster::features(&inf).unwrap_or_default().to_owned(),
         };
         self.order(link, ToWorker::Admitted(Box::new(admitted)));
     }
@@ -256,7 +288,10 @@ impl Hub {
         for (sid, (inf, home, _)) in users {
             let claimed = home.filter(|(front, link)| *front == self.me && self.is_claiming(*link));
             match (claimed, self.roster.get(sid)) {
-                (Some((front, link)), None) => self.joined(sid, front, link, &inf, &read),
+                (Some((front, link)), None) => {
+                    let mut newcomers = Vec::from_iter(self.joined(sid, front, link, &inf));
+                    self.let_in(&mut newcomers, &read);
+                }
                 (_, Some(entry)) if entry.inf == inf => self.roster.moved(sid, home),
                 (_, _) if is_start => self.roster.put(sid, inf, home),
                 (..) => {
