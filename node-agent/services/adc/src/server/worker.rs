@@ -14,7 +14,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::task::TaskTracker;
 
 use super::Counters;
 use super::events::{Admitted, ToHub, ToWorker};
@@ -22,18 +21,14 @@ use super::listener::Accepted;
 use crate::message::{Cid, Line, Sid};
 use crate::session::{Input, Settings};
 use crate::state::{BanTarget, Departure, LinkId};
-use connection::Connection;
 pub(super) use connection::Rules;
-use socket::Heard;
+use connection::{Connection, ReadError};
+use socket::Sockets;
 
 /// Batches from the hub that wait.
 pub(super) const FROM_HUB_MAX: usize = 64;
 /// Batches for the hub that wait, of all threads.
 pub(super) const TO_HUB_MAX: usize = 64;
-/// What was read from sockets and waits: one read of each connection at most, in any case.
-const HEARD_MAX: usize = 1024;
-/// Events that are taken in before something is written.
-const TAKEN_IN_MAX: usize = 512;
 /// Requests to the hub beyond which nothing more is read from clients.
 const BACKLOG_MAX: usize = 16_384;
 /// How often deadlines are looked at.
@@ -78,10 +73,14 @@ impl WorkerHandle {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let sockets = {
+            let _inside = runtime.enter();
+            Sockets::new()?
+        };
         let (orders, from_hub) = mpsc::channel(FROM_HUB_MAX);
         std::thread::Builder::new()
             .name(format!("front-{number}"))
-            .spawn(move || runtime.block_on(Worker::new(common, to_hub).run(from_hub)))?;
+            .spawn(move || runtime.block_on(Worker::new(common, to_hub, sockets).run(from_hub)))?;
         Ok(Self {
             orders,
             outbox: Vec::new(),
@@ -97,34 +96,32 @@ struct Worker {
     /// What the hub has not been told yet.
     backlog: Vec<ToHub>,
     to_hub: mpsc::Sender<Vec<ToHub>>,
-    hear: mpsc::Sender<(LinkId, Heard)>,
-    heard: Option<mpsc::Receiver<(LinkId, Heard)>>,
-    /// Connections whose next read is granted once the backlog is gone.
+    sockets: Sockets,
+    /// There may be news of further sockets.
+    has_news: bool,
+    /// Connections that can be read from.
+    unread: Vec<LinkId>,
+    /// Connections that may be read from once the backlog is gone.
     held: Vec<LinkId>,
-    tasks: TaskTracker,
 }
 
 impl Worker {
-    fn new(common: Arc<Common>, to_hub: mpsc::Sender<Vec<ToHub>>) -> Self {
-        let (hear, heard) = mpsc::channel(HEARD_MAX);
+    const fn new(common: Arc<Common>, to_hub: mpsc::Sender<Vec<ToHub>>, sockets: Sockets) -> Self {
         Self {
             common,
             connections: BTreeMap::new(),
             dirty: Vec::new(),
             backlog: Vec::new(),
             to_hub,
-            hear,
-            heard: Some(heard),
+            sockets,
+            has_news: false,
+            unread: Vec::new(),
             held: Vec::new(),
-            tasks: TaskTracker::new(),
         }
     }
 
     /// Ends when the hub has ended.
     async fn run(mut self, mut from_hub: mpsc::Receiver<Vec<ToWorker>>) {
-        let Some(mut heard) = self.heard.take() else {
-            return;
-        };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let to_hub = self.to_hub.clone();
@@ -134,7 +131,9 @@ impl Worker {
                     Some(orders) => self.obey(orders),
                     None => return,
                 },
-                Some((link, what)) = heard.recv() => self.hear(link, what),
+                () = self.sockets.wait() => {}
+                // Others are not waited for when something is to be read, but may come first.
+                () = tokio::task::yield_now(), if self.has_news || !self.unread.is_empty() => {}
                 permit = to_hub.reserve(), if !self.backlog.is_empty() => match permit {
                     Ok(permit) => {
                         permit.send(std::mem::take(&mut self.backlog));
@@ -144,20 +143,11 @@ impl Worker {
                 },
                 _ = tick.tick() => self.tick(),
             }
-            for _ in 0..TAKEN_IN_MAX {
-                let mut idle = true;
-                if let Ok(orders) = from_hub.try_recv() {
-                    self.obey(orders);
-                    idle = false;
-                }
-                if let Ok((link, what)) = heard.try_recv() {
-                    self.hear(link, what);
-                    idle = false;
-                }
-                if idle {
-                    break;
-                }
+            while let Ok(orders) = from_hub.try_recv() {
+                self.obey(orders);
             }
+            self.hear();
+            self.read();
             self.flush();
         }
     }
@@ -185,7 +175,7 @@ impl Worker {
                     if let Some(connection) = self.connections.get_mut(&link) {
                         connection.hub_sends(lines);
                         connection.close();
-                        self.dirty.push(link);
+                        connection.mark(&mut self.dirty);
                     }
                 }
                 ToWorker::Drain { spread_s } => self.drain(spread_s),
@@ -196,32 +186,50 @@ impl Worker {
     fn accept(&mut self, accepted: Accepted) {
         let link = accepted.link;
         // Fails when the process has no file descriptor left for it, or the client has gone already.
-        if let Ok(connection) = Connection::open(accepted, &self.common, &self.tasks, &self.hear) {
+        if let Ok(connection) = Connection::open(accepted, &self.common, &self.sockets) {
             self.connections.insert(link, Box::new(connection));
         }
     }
 
-    fn hear(&mut self, link: LinkId, what: Heard) {
-        let Some(connection) = self.connections.get_mut(&link) else {
-            return;
-        };
-        match what {
-            Heard::Bytes(bytes) => {
-                if let Err(error) = connection.take_in(&bytes) {
+    /// Takes note of what is new about the sockets.
+    fn hear(&mut self) {
+        let (news, has_more) = self.sockets.news();
+        self.has_news = has_more;
+        for news in news {
+            let Some(connection) = self.connections.get_mut(&news.link) else {
+                continue;
+            };
+            if connection.hear(news) {
+                connection.mark(&mut self.dirty);
+            }
+            if connection.wants_to_read() {
+                self.unread.push(news.link);
+            }
+        }
+    }
+
+    /// Reads once from each connection that can be read from.
+    fn read(&mut self) {
+        for link in std::mem::take(&mut self.unread) {
+            let Some(connection) = self.connections.get_mut(&link) else {
+                continue;
+            };
+            // It may be there twice, or may not be read from any more.
+            if !connection.wants_to_read() {
+                continue;
+            }
+            match connection.read(&mut self.sockets) {
+                Ok(true) => self.proceed(link),
+                Ok(false) => {}
+                Err(ReadError::End) => self.gone(link),
+                Err(ReadError::Refused(error)) => {
                     let reason = error.to_string();
                     let departure = Departure::Dropped { reason };
                     self.backlog.push(ToHub::Ended { link, departure });
                     connection.close();
-                    self.dirty.push(link);
-                    return;
+                    connection.mark(&mut self.dirty);
                 }
-                self.proceed(link);
             }
-            Heard::Writable => {
-                connection.unblock();
-                self.dirty.push(link);
-            }
-            Heard::End => self.gone(link),
         }
     }
 
@@ -248,21 +256,19 @@ impl Worker {
             return;
         };
         let is_done = connection.take_lines(&mut self.backlog);
-        self.dirty.push(link);
-        if !is_done {
-            return;
-        }
-        if self.backlog.len() < BACKLOG_MAX {
-            connection.read_on();
-        } else {
+        connection.mark(&mut self.dirty);
+        let has_room = self.backlog.len() < BACKLOG_MAX;
+        connection.set_reading(is_done && has_room);
+        if is_done && !has_room {
             self.held.push(link);
         }
     }
 
     fn grant_held(&mut self) {
         for link in std::mem::take(&mut self.held) {
-            if let Some(connection) = self.connections.get(&link) {
-                connection.read_on();
+            if let Some(connection) = self.connections.get_mut(&link) {
+                connection.set_reading(true);
+                connection.mark(&mut self.dirty);
             }
         }
     }
@@ -278,10 +284,10 @@ impl Worker {
 
     fn all(&mut self, lines: &Bytes, count: u32) {
         let mut users = 0;
-        for (link, connection) in &mut self.connections {
+        for connection in self.connections.values_mut() {
             if connection.is_user() {
                 connection.hub_sends(lines.clone());
-                self.dirty.push(*link);
+                connection.mark(&mut self.dirty);
                 users += 1;
             }
         }
@@ -290,10 +296,10 @@ impl Worker {
 
     fn selected(&mut self, features: &str, line: &Bytes) {
         let mut users = 0;
-        for (link, connection) in &mut self.connections {
+        for connection in self.connections.values_mut() {
             if connection.is_user() && connection.is_selected(features) {
                 connection.hub_sends(line.clone());
-                self.dirty.push(*link);
+                connection.mark(&mut self.dirty);
                 users += 1;
             }
         }
@@ -305,7 +311,7 @@ impl Worker {
             && connection.is_user()
         {
             connection.hub_sends(lines);
-            self.dirty.push(link);
+            connection.mark(&mut self.dirty);
             self.common.counters.delivered(1);
         }
     }
@@ -319,7 +325,7 @@ impl Worker {
                     .named("TL", 1 + link % (spread_s + 1));
                 connection.sends(quit.end().into());
                 connection.close();
-                self.dirty.push(*link);
+                connection.mark(&mut self.dirty);
             }
         }
     }
@@ -333,7 +339,10 @@ impl Worker {
             let Some(connection) = self.connections.get_mut(&link) else {
                 continue;
             };
-            let is_open = connection.write(link, &self.tasks, &self.hear);
+            let is_open = connection.write();
+            if is_open && connection.wants_to_read() {
+                self.unread.push(link);
+            }
             if !is_open {
                 self.gone(link);
             } else if connection.is_too_slow(limit) {
@@ -350,7 +359,7 @@ impl Worker {
             if connection.is_over(now) {
                 over.push(*link);
             } else if connection.tick(now, &mut self.backlog) {
-                self.dirty.push(*link);
+                connection.mark(&mut self.dirty);
             }
         }
         for link in over {

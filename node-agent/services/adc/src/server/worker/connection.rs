@@ -1,19 +1,14 @@
 //! One connection: its session, and what waits to be sent.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::net::Shutdown;
-use std::sync::Arc;
+use std::io;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
-use super::socket::{self, Heard};
+use super::socket::{self, News, Sockets};
 use super::wire::Wire;
 use super::{Admitted, Common};
 use crate::message::{Line, LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_sids};
@@ -22,8 +17,6 @@ use crate::server::listener::{Accepted, Place};
 use crate::session::{Input, Origin, Output, Reach, Session, selects_among};
 use crate::state::{Departure, Event, LinkId};
 
-/// Pieces in one write.
-const PIECES_MAX: usize = 64;
 /// Pieces for which an idle connection keeps room.
 const QUEUE_KEPT: usize = 4;
 /// Bytes of lines that are encrypted before they are written: what waits for a slow reader is shared with the others.
@@ -40,12 +33,26 @@ pub(in crate::server) struct Rules {
     pub(in crate::server) keep_alive: Duration,
 }
 
+/// Why a connection ends that was read from.
+pub(super) enum ReadError {
+    /// The other end is gone.
+    End,
+    /// What came is no protocol of this port.
+    Refused(io::Error),
+}
+
 /// One connection.
 pub(super) struct Connection {
     link: LinkId,
-    stream: Arc<TcpStream>,
-    reader: AbortHandle,
-    granted: Arc<Notify>,
+    stream: TcpStream,
+    /// There is something to be read.
+    is_readable: bool,
+    /// The other end is closed: what is to be read has an end.
+    ends: bool,
+    /// What was read before is handled.
+    may_read: bool,
+    /// It is among those that its thread looks after before it waits.
+    is_marked: bool,
     rules: Rules,
     started: Instant,
     session: Session,
@@ -73,29 +80,18 @@ pub(super) struct Connection {
     _place: Place,
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
 impl Connection {
-    pub(super) fn open(
-        accepted: Accepted,
-        common: &Common,
-        tasks: &TaskTracker,
-        hear: &mpsc::Sender<(LinkId, Heard)>,
-    ) -> io::Result<Self> {
-        let stream = Arc::new(TcpStream::from_std(accepted.stream)?);
-        let granted = Arc::new(Notify::new());
+    pub(super) fn open(accepted: Accepted, common: &Common, sockets: &Sockets) -> io::Result<Self> {
         let (link, address) = (accepted.link, accepted.address);
-        let reader = tasks.spawn(socket::read(link, stream.clone(), hear.clone(), granted.clone()));
+        sockets.add(link, &accepted.stream)?;
         let now = Instant::now();
         Ok(Self {
             link,
-            stream,
-            reader: reader.abort_handle(),
-            granted,
+            stream: accepted.stream,
+            is_readable: false,
+            ends: false,
+            may_read: true,
+            is_marked: false,
             rules: common.rules,
             started: now,
             session: Session::new(common.settings.clone(), Origin { address }),
@@ -143,7 +139,7 @@ impl Connection {
     ///
     /// # Errors
     /// When they are no protocol of this port.
-    pub(super) fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.closing.is_some() {
             return Ok(());
         }
@@ -175,9 +171,50 @@ impl Connection {
         Ok(())
     }
 
-    /// Lets more be read.
-    pub(super) fn read_on(&self) {
-        self.granted.notify_one();
+    /// Adds it, once, to those that its thread looks after before it waits.
+    pub(super) fn mark(&mut self, dirty: &mut Vec<LinkId>) {
+        if !std::mem::replace(&mut self.is_marked, true) {
+            dirty.push(self.link);
+        }
+    }
+
+    /// Takes note of what is new about its socket; whether something is to be written that could not be.
+    pub(super) fn hear(&mut self, news: News) -> bool {
+        self.is_readable |= news.is_readable;
+        self.ends |= news.ends;
+        news.is_writable && self.blocked.take().is_some()
+    }
+
+    /// Lets more be read, or not.
+    pub(super) fn set_reading(&mut self, may_read: bool) {
+        // What comes to a connection that is being closed is read and forgotten.
+        self.may_read = may_read || self.closing.is_some();
+    }
+
+    /// Whether something is to be read now.
+    pub(super) const fn wants_to_read(&self) -> bool {
+        self.is_readable && self.may_read
+    }
+
+    /// Reads once, and handles what came but for its lines; whether something came.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub(super) fn read(&mut self, sockets: &mut Sockets) -> Result<bool, ReadError> {
+        let (bytes, was_all) = match sockets.read(&self.stream) {
+            Ok(([], _)) => return Err(ReadError::End),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_readable = false;
+                return Ok(false);
+            }
+            Err(_) => return Err(ReadError::End),
+        };
+        // News come once, and the end of what has been told is not news.
+        self.is_readable = !was_all || self.ends;
+        self.take_in(bytes).map_err(ReadError::Refused)?;
+        Ok(true)
     }
 
     /// Handles the lines that came; whether more may be read.
@@ -296,42 +333,27 @@ impl Connection {
             self.closing = Some(Instant::now() + LINGER);
             // Whatever comes is read and forgotten.
             self.lines = LineReader::new(0);
-            self.granted.notify_one();
+            self.may_read = true;
         }
     }
 
-    pub(super) fn unblock(&mut self) {
-        self.blocked = None;
-    }
-
     /// Writes what waits, as far as the socket takes it; whether the connection lives.
-    pub(super) fn write(
-        &mut self,
-        link: LinkId,
-        tasks: &TaskTracker,
-        hear: &mpsc::Sender<(LinkId, Heard)>,
-    ) -> bool {
+    pub(super) fn write(&mut self) -> bool {
+        self.is_marked = false;
         if self.blocked.is_some() {
             return true;
         }
         while self.has_more() {
-            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
-            let mut used = 0;
             let waiting = if self.wire.is_tls() {
                 &self.records
             } else {
                 &self.queue
             };
-            for (piece, bytes) in pieces.iter_mut().zip(waiting) {
-                *piece = IoSlice::new(bytes);
-                used += 1;
-            }
-            match self.stream.try_write_vectored(&pieces[..used]) {
+            match socket::write(&self.stream, waiting.iter()) {
                 Ok(0) => return false,
                 Ok(length) => self.sent(length),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = Some(Instant::now());
-                    tasks.spawn(socket::wait_writable(link, self.stream.clone(), hear.clone()));
                     return true;
                 }
                 Err(_) => return false,
@@ -343,7 +365,7 @@ impl Connection {
         }
         if self.is_ended && !std::mem::replace(&mut self.is_shut, true) {
             // Fails when the client is gone already.
-            socket2::SockRef::from(&*self.stream)
+            socket2::SockRef::from(&self.stream)
                 .shutdown(Shutdown::Write)
                 .ok();
         }
