@@ -1,6 +1,7 @@
 //! A thread that serves connections: it owns their sockets and sessions, and knows nothing of the other members.
 //!
-//! Whatever waits is taken in first, and then every user that something is for gets one write.
+//! Whatever waits is taken in first, and then every user that something is for gets one write. What is for everybody may
+//! wait for more of its kind, a fraction of the time that writing to everybody takes: see [`Round`].
 
 mod connection;
 mod socket;
@@ -31,6 +32,11 @@ pub(super) const FROM_HUB_MAX: usize = 64;
 pub(super) const TO_HUB_MAX: usize = 64;
 /// Requests to the hub beyond which nothing more is read from clients.
 const BACKLOG_MAX: usize = 16_384;
+/// After lines for everybody were written, further ones wait for this part of the time that it took, or for that long.
+const REST_DIVISOR: u32 = 4;
+const REST_MAX: Duration = Duration::from_millis(5);
+/// A round that took less is followed by the next one at once.
+const ROUND_MIN: Duration = Duration::from_millis(1);
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -88,6 +94,29 @@ impl WorkerHandle {
     }
 }
 
+/// Lines for everybody on their way out.
+///
+/// A write costs about the same for one line as for twenty, and a line for everybody is thousands of writes. So that lines
+/// which come a moment later go along, the next round rests for a fraction of the last one's time: a small hub never rests.
+#[derive(Default)]
+struct Round {
+    links: Vec<LinkId>,
+    /// When it may begin.
+    due: Option<Instant>,
+}
+
+impl Round {
+    fn is_due(&self) -> bool {
+        !self.links.is_empty() && self.due.is_none_or(|due| due <= Instant::now())
+    }
+
+    /// It took from then until now.
+    fn took(&mut self, since: Instant) {
+        let (now, took) = (Instant::now(), since.elapsed());
+        self.due = (took >= ROUND_MIN).then(|| now + (took / REST_DIVISOR).min(REST_MAX));
+    }
+}
+
 struct Worker {
     common: Arc<Common>,
     connections: BTreeMap<LinkId, Box<Connection>>,
@@ -95,6 +124,8 @@ struct Worker {
     by_sid: BTreeMap<Sid, LinkId>,
     /// Those for which something waits.
     dirty: Vec<LinkId>,
+    /// Those for which lines for everybody wait.
+    round: Round,
     /// What the hub has not been told yet.
     backlog: Vec<ToHub>,
     to_hub: mpsc::Sender<Vec<ToHub>>,
@@ -108,12 +139,13 @@ struct Worker {
 }
 
 impl Worker {
-    const fn new(common: Arc<Common>, to_hub: mpsc::Sender<Vec<ToHub>>, sockets: Sockets) -> Self {
+    fn new(common: Arc<Common>, to_hub: mpsc::Sender<Vec<ToHub>>, sockets: Sockets) -> Self {
         Self {
             common,
             connections: BTreeMap::new(),
             by_sid: BTreeMap::new(),
             dirty: Vec::new(),
+            round: Round::default(),
             backlog: Vec::new(),
             to_hub,
             sockets,
@@ -145,6 +177,7 @@ impl Worker {
                     Err(_) => return,
                 },
                 _ = tick.tick() => self.tick(),
+                () = rest(self.round.due), if !self.round.links.is_empty() => {}
             }
             while let Ok(orders) = from_hub.try_recv() {
                 self.obey(orders);
@@ -322,7 +355,7 @@ impl Worker {
         for connection in self.connections.values_mut() {
             if connection.is_user() {
                 connection.hub_sends(lines.clone());
-                connection.mark(&mut self.dirty);
+                connection.mark_for_round(&mut self.round.links);
                 users += 1;
             }
         }
@@ -367,23 +400,34 @@ impl Worker {
 
     /// Writes what waits.
     fn flush(&mut self) {
-        let dirty = std::mem::take(&mut self.dirty);
         let limit = self.common.rules.queue_bytes_max;
         let limit = limit.max(self.common.counters.users() * QUEUE_BYTES_PER_USER);
-        for link in dirty {
-            let Some(connection) = self.connections.get_mut(&link) else {
-                continue;
-            };
-            let is_open = connection.write();
-            if is_open && connection.wants_to_read() {
-                self.unread.push(link);
+        for link in std::mem::take(&mut self.dirty) {
+            self.write(link, limit);
+        }
+        if self.round.is_due() {
+            let since = Instant::now();
+            for link in std::mem::take(&mut self.round.links) {
+                self.write(link, limit);
             }
-            if !is_open {
-                self.gone(link);
-            } else if connection.is_too_slow(limit) {
-                self.common.counters.slow_reader();
-                connection.give_up(&mut self.backlog);
-            }
+            self.round.took(since);
+        }
+    }
+
+    /// Writes what waits for one user.
+    fn write(&mut self, link: LinkId, limit: usize) {
+        let Some(connection) = self.connections.get_mut(&link) else {
+            return;
+        };
+        let is_open = connection.write();
+        if is_open && connection.wants_to_read() {
+            self.unread.push(link);
+        }
+        if !is_open {
+            self.gone(link);
+        } else if connection.is_too_slow(limit) {
+            self.common.counters.slow_reader();
+            connection.give_up(&mut self.backlog);
         }
     }
 
@@ -400,6 +444,12 @@ impl Worker {
         for link in over {
             self.gone(link);
         }
+    }
+}
+
+async fn rest(until: Option<Instant>) {
+    if let Some(until) = until {
+        tokio::time::sleep_until(until).await;
     }
 }
 

@@ -53,6 +53,8 @@ pub(super) struct Connection {
     may_read: bool,
     /// It is among those that its thread looks after before it waits.
     is_marked: bool,
+    /// It is among those that lines for everybody wait for.
+    is_in_round: bool,
     rules: Rules,
     started: Instant,
     session: Session,
@@ -92,6 +94,7 @@ impl Connection {
             ends: false,
             may_read: true,
             is_marked: false,
+            is_in_round: false,
             rules: common.rules,
             started: now,
             session: Session::new(common.settings.clone(), Origin { address }),
@@ -175,6 +178,13 @@ impl Connection {
     pub(super) fn mark(&mut self, dirty: &mut Vec<LinkId>) {
         if !std::mem::replace(&mut self.is_marked, true) {
             dirty.push(self.link);
+        }
+    }
+
+    /// Adds it, once, to those that lines for everybody wait for, unless it is looked after before.
+    pub(super) fn mark_for_round(&mut self, links: &mut Vec<LinkId>) {
+        if !self.is_marked && !std::mem::replace(&mut self.is_in_round, true) {
+            links.push(self.link);
         }
     }
 
@@ -340,6 +350,7 @@ impl Connection {
     /// Writes what waits, as far as the socket takes it; whether the connection lives.
     pub(super) fn write(&mut self) -> bool {
         self.is_marked = false;
+        self.is_in_round = false;
         if self.blocked.is_some() {
             return true;
         }
