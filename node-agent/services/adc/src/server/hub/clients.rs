@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::super::events::{ToHub, ToWorker};
+use super::duties::unix_ms;
 use super::{Client, Hub};
 use crate::message::{Salt, Sid, fields, without_tags};
 use crate::peer::Relayed;
@@ -26,10 +27,33 @@ impl Hub {
                 ToHub::NeedSid { link, offer, address } => self.need_sid(link, &offer, address),
                 ToHub::LookUp { link, nick } => self.look_up(link, &nick),
                 ToHub::Claim { link, login } => self.claim(link, *login),
-                ToHub::Event(event) => self.conveyor.put(event),
+                ToHub::Event(event) => self.event(event),
                 ToHub::Command { link, text } => self.command(link, &text),
                 ToHub::Relay { link, reach, line } => self.relay(link, reach, line),
                 ToHub::Ended { link, departure } => self.ended(link, departure),
+            }
+        }
+    }
+
+    /// A user did something that everybody is told, unless it is muted: then it is told so, and nobody else anything.
+    fn event(&mut self, event: Event) {
+        let muted = match &event {
+            Event::Say { sid, .. } => self.replica.local(|state| {
+                let user = state.user(*sid)?;
+                let until = state.mute(&user.folded_nick)?.until_unix_ms;
+                Some((
+                    *sid,
+                    until.map(|until| until.saturating_sub(unix_ms()).div_ceil(1000)),
+                ))
+            }),
+            _ => None,
+        };
+        match muted {
+            None => self.conveyor.put(event),
+            Some((sid, None)) => self.say_to(sid, "You are muted: nobody was told what you said"),
+            Some((sid, Some(left_s))) => {
+                let text = format!("You are muted for {left_s} seconds more: nobody was told what you said");
+                self.say_to(sid, &text);
             }
         }
     }
