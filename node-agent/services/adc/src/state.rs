@@ -15,7 +15,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use replication::{LogTime, NodeId, RestoreError, State};
@@ -30,8 +30,10 @@ pub use records::{Account, Ban, BanTarget, Class, Home, Mute, Said, SealedPasswo
 use crate::message::{Cid, Sid, SidBlock, fold_nick};
 use effects::Effects;
 
-/// The first byte of a snapshot.
+/// The first byte of a snapshot without accounts of the file of registered users.
 const SNAPSHOT_VERSION: u8 = 1;
+/// The first byte of one with them: their nicks follow.
+const SNAPSHOT_VERSION_LISTED: u8 = 2;
 /// Bytes that a user's `INF` may have grown to; an update that would exceed them is dropped.
 pub const INF_BYTES_MAX: usize = 4096;
 /// Lines of chat that the history can hold, whatever a command asks.
@@ -48,6 +50,8 @@ pub struct AdcState {
     next_sid: u64,
     users: BTreeMap<Sid, User>,
     accounts: BTreeMap<String, Account>,
+    /// Those of the accounts that are in the file of registered users.
+    listed: BTreeSet<String>,
     bans: BTreeMap<u64, Ban>,
     last_ban: u64,
     mutes: BTreeMap<String, Mute>,
@@ -127,6 +131,18 @@ impl AdcState {
     /// All accounts, by nick.
     pub fn accounts(&self) -> impl ExactSizeIterator<Item = &Account> {
         self.accounts.values()
+    }
+
+    /// The accounts that are there because the file of registered users names them, in the form in which nicks are
+    /// compared.
+    pub fn listed(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.listed.iter().map(String::as_str)
+    }
+
+    /// Whether an account is one of them.
+    #[must_use]
+    pub fn is_listed(&self, folded: &str) -> bool {
+        self.listed.contains(folded)
     }
 
     /// All bans with their numbers.
@@ -403,23 +419,30 @@ impl State for AdcState {
             audit: self.audit.clone(),
             effects: self.effects.next(),
         };
-        postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION])
-            .expect("a vector takes any bytes, and every length is known")
+        let encoded = if self.listed.is_empty() {
+            postcard::to_extend(&snapshot, vec![SNAPSHOT_VERSION])
+        } else {
+            postcard::to_extend(&(snapshot, &self.listed), vec![SNAPSHOT_VERSION_LISTED])
+        };
+        encoded.expect("a vector takes any bytes, and every length is known")
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {
         let unreadable = |reason: String| RestoreError { reason };
-        let body = match bytes.split_first() {
-            Some((&SNAPSHOT_VERSION, body)) => body,
+        let decoded = match bytes.split_first() {
+            Some((&SNAPSHOT_VERSION, body)) => postcard::take_from_bytes::<Snapshot>(body)
+                .map(|(snapshot, rest)| ((snapshot, BTreeSet::new()), rest)),
+            Some((&SNAPSHOT_VERSION_LISTED, body)) => postcard::take_from_bytes(body),
             Some((version, _)) => {
                 return Err(unreadable(format!(
-                    "ADC state has version {version}, this program reads {SNAPSHOT_VERSION}"
+                    "ADC state has version {version}, this program reads {SNAPSHOT_VERSION} and \
+                     {SNAPSHOT_VERSION_LISTED}"
                 )));
             }
             None => return Err(unreadable("ADC state is empty".to_owned())),
         };
-        let (snapshot, rest) = postcard::take_from_bytes::<Snapshot>(body)
-            .map_err(|error| unreadable(format!("ADC state does not decode: {error}")))?;
+        let ((snapshot, listed), rest) =
+            decoded.map_err(|error| unreadable(format!("ADC state does not decode: {error}")))?;
         if !rest.is_empty() {
             return Err(unreadable(format!("{} bytes follow the ADC state", rest.len())));
         }
@@ -427,6 +450,7 @@ impl State for AdcState {
             fronts: snapshot.fronts,
             next_sid: snapshot.next_sid,
             accounts: snapshot.accounts,
+            listed,
             bans: snapshot.bans,
             last_ban: snapshot.last_ban,
             mutes: snapshot.mutes,

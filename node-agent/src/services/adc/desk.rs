@@ -176,23 +176,29 @@ async fn bring(desk: &Desk, file: &std::path::Path) -> anyhow::Result<()> {
     // The error names a place, and never shows a password.
     let listed: Vec<Listed> = serde_json::from_slice(&bytes)
         .map_err(|error| anyhow::anyhow!("line {}: not a list of users", error.line()))?;
-    for Listed {
-        nick,
-        password,
-        class,
-    } in listed
-    {
+    let registration = |Listed {
+                            nick,
+                            password,
+                            class,
+                        }: Listed| {
         let class =
             class_of(&class).with_context(|| format!("{nick}: a class is registered, operator or owner"))?;
-        let registration = Registration {
+        anyhow::Ok(Registration {
             nick,
             class,
             password,
-        };
-        if !desk.is_registered(&registration) {
-            let order = desk.registration(&registration)?;
-            desk.order(BY_FILE, order).await?;
+        })
+    };
+    // Who is gone is known only when all of the file is.
+    let registrations: Vec<Registration> = listed.into_iter().map(registration).collect::<Result<_, _>>()?;
+    for registration in &registrations {
+        if !desk.is_listed(registration) {
+            desk.order(BY_FILE, desk.listing(registration)?).await?;
         }
+    }
+    let nicks: Vec<&str> = registrations.iter().map(|one| one.nick.as_str()).collect();
+    for nick in desk.listed_besides(&nicks) {
+        desk.order(BY_FILE, Order::UnlistAccount { nick }).await?;
     }
     Ok(())
 }

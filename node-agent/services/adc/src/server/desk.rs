@@ -1,5 +1,6 @@
 //! Orders from outside the hub: the admin port, the file of registered users.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use replication::{NodeId, ProposeError, Replica};
@@ -124,6 +125,41 @@ impl Desk {
                 .is_ok_and(|password| password == registration.password),
             _ => false,
         }
+    }
+
+    /// The order that registers somebody who is in the file of registered users.
+    ///
+    /// # Errors
+    /// When there is no key, or the password is none.
+    pub fn listing(&self, registration: &Registration) -> Result<Order, DeskError> {
+        let Registration {
+            nick,
+            class,
+            password,
+        } = registration;
+        Ok(Order::ListAccount {
+            nick: nick.clone(),
+            class: *class,
+            password: self.seal(nick, password)?,
+        })
+    }
+
+    /// Whether somebody is registered just so, and because of the file.
+    #[must_use]
+    pub fn is_listed(&self, registration: &Registration) -> bool {
+        let key = folded(&registration.nick, &self.limits);
+        self.is_registered(registration) && self.read(|state| state.is_listed(&key))
+    }
+
+    /// The nicks that are registered because of the file, and are not among these.
+    #[must_use]
+    pub fn listed_besides(&self, nicks: &[&str]) -> Vec<String> {
+        let kept: BTreeSet<String> = nicks.iter().map(|nick| folded(nick, &self.limits)).collect();
+        self.read(|state| {
+            let gone = state.listed().filter(|listed| !kept.contains(*listed));
+            let nick = |key: &str| state.account(key).map(|account| account.nick.clone());
+            gone.filter_map(nick).collect()
+        })
     }
 
     /// Whether this member leads and may answer.

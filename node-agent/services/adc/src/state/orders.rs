@@ -86,6 +86,20 @@ pub enum Order {
         /// What it will have to know.
         password: SealedPassword,
     },
+    /// Makes an account that is in the file of registered users, or changes it.
+    ListAccount {
+        /// Its nick.
+        nick: String,
+        /// What its owner may do; not [`Class::Guest`].
+        class: Class,
+        /// What its owner has to know.
+        password: SealedPassword,
+    },
+    /// Removes an account that was in the file of registered users, unless it was made by hand since.
+    UnlistAccount {
+        /// Its nick.
+        nick: String,
+    },
 }
 
 /// What came of an order: in words, for who gave it.
@@ -154,7 +168,10 @@ impl AdcState {
         limits: Limits,
     ) -> Ordered {
         let needed = match order {
-            Order::PutAccount { .. } | Order::RemoveAccount { .. } => Class::Owner,
+            Order::PutAccount { .. }
+            | Order::RemoveAccount { .. }
+            | Order::ListAccount { .. }
+            | Order::UnlistAccount { .. } => Class::Owner,
             Order::Register { .. } => return Err(OrderError::Invalid("only a user can register itself")),
             _ => Class::Operator,
         };
@@ -204,10 +221,13 @@ impl AdcState {
                 class,
                 password,
             } => self.put_account(nick, class, password, &limits)?,
-            Order::RemoveAccount { nick } => match self.accounts.remove(&folded(&nick, &limits)) {
-                Some(_) => format!("removed the account {nick}"),
-                None => return Err(OrderError::NotFound(format!("account {nick}"))),
-            },
+            Order::RemoveAccount { nick } => self.remove_account(&nick, &limits)?,
+            Order::ListAccount {
+                nick,
+                class,
+                password,
+            } => self.list_account(nick, class, password, &limits)?,
+            Order::UnlistAccount { nick } => self.unlist_account(&nick, &limits)?,
             Order::Register { .. } => return Err(OrderError::NotAllowed),
         };
         self.record(at, by, what.clone());
@@ -374,6 +394,7 @@ impl AdcState {
             return Err(OrderError::TooMany("accounts"));
         }
         let what = format!("registered {nick} as {}", class.name());
+        self.listed.remove(&key);
         self.accounts.insert(
             key,
             Account {
@@ -383,6 +404,37 @@ impl AdcState {
             },
         );
         Ok(what)
+    }
+}
+
+impl AdcState {
+    fn list_account(
+        &mut self,
+        nick: String,
+        class: Class,
+        password: SealedPassword,
+        limits: &Limits,
+    ) -> Ordered {
+        let key = folded(&nick, limits);
+        let what = self.put_account(nick, class, password, limits)?;
+        self.listed.insert(key);
+        Ok(what)
+    }
+
+    fn unlist_account(&mut self, nick: &str, limits: &Limits) -> Ordered {
+        if !self.listed.contains(&folded(nick, limits)) {
+            return Err(OrderError::NotFound(format!("{nick} of the file")));
+        }
+        self.remove_account(nick, limits)
+    }
+
+    fn remove_account(&mut self, nick: &str, limits: &Limits) -> Ordered {
+        let key = folded(nick, limits);
+        self.listed.remove(&key);
+        match self.accounts.remove(&key) {
+            Some(_) => Ok(format!("removed the account {nick}")),
+            None => Err(OrderError::NotFound(format!("account {nick}"))),
+        }
     }
 }
 

@@ -513,6 +513,42 @@ fn networks_are_told_apart() {
 }
 
 #[test]
+fn the_file_of_registered_users_takes_back_only_what_it_gave() {
+    let mut log = Log::new();
+    let put = |nick: &str| Order::PutAccount {
+        nick: nick.to_owned(),
+        class: Class::Registered,
+        password: SealedPassword(vec![1]),
+    };
+    let list = |nick: &str| Order::ListAccount {
+        nick: nick.to_owned(),
+        class: Class::Operator,
+        password: SealedPassword(vec![2]),
+    };
+    let unlist = |nick: &str| Order::UnlistAccount {
+        nick: nick.to_owned(),
+    };
+    let before = log.state.snapshot();
+    log.order(list("Anna")).unwrap();
+    log.order(list("Bert")).unwrap();
+    log.order(put("carl")).unwrap();
+    assert_eq!(log.state.listed().collect::<Vec<_>>(), ["anna", "bert"]);
+    // Snapshots of hubs without such a file stay readable for programs that know of none.
+    let bytes = log.state.snapshot();
+    assert_eq!((before[0], bytes[0]), (1, 2));
+    log.state = AdcState::restore(&bytes).unwrap();
+    assert_eq!(log.state.snapshot(), bytes);
+    // An owner registers one of them anew: it is the owner's now.
+    log.order(put("bert")).unwrap();
+    assert!(log.order(unlist("bert")).is_err());
+    assert!(log.order(unlist("carl")).is_err());
+    log.order(unlist("anna")).unwrap();
+    assert!(log.state.account("anna").is_none() && log.state.account("bert").is_some());
+    assert_eq!(log.state.listed().len(), 0);
+    assert!(log.order(unlist("anna")).is_err());
+}
+
+#[test]
 fn forgotten_effects_are_not_made_up() {
     let mut log = Log::new();
     log.claim(1, 1, 0, 1, "alice");
@@ -610,12 +646,18 @@ fn stored_formats_do_not_change() {
         Order::Register {
             password: SealedPassword(vec![9]),
         },
+        Order::ListAccount {
+            nick: "a".to_owned(),
+            class: Class::Owner,
+            password: SealedPassword(vec![9]),
+        },
+        Order::UnlistAccount { nick: "a".to_owned() },
     ];
     let all: Vec<_> = orders
         .iter()
         .map(|order| hex(postcard::to_stdvec(order).unwrap()))
         .collect();
-    expect!["00016100 01000161010100 0201 03016100 040161 050161016200 0600 070161030109 080161 090109"]
+    expect!["00016100 01000161010100 0201 03016100 040161 050161016200 0600 070161030109 080161 090109 0a0161030109 0b0161"]
         .assert_eq(&all.join(" "));
     let mut log = Log::new();
     log.claim(1, 1, 0, 1, "a");
