@@ -2,11 +2,16 @@
 //! what they keep on doing while members are lost, replaced and drained.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 
 use e2e::adc::meeting::Places;
 use e2e::adc::tls::key_print;
-use e2e::adc::{Meeting, Uhub};
+use e2e::adc::{Eiskalt, Meeting, Swarm, Uhub};
+use e2e::adc_user::AdcIdentity;
+use e2e::clock::{PATIENCE, eventually};
 use e2e::group::pid;
 use e2e::process::signal;
 use e2e::{Group, GroupOptions};
@@ -157,4 +162,69 @@ fn client_of_a_drained_member_is_told_when_to_come_back() {
     meeting.everything().unwrap();
     assert_eq!(meeting.sids(), sids, "everybody has the place it had");
     meeting.stayed_connected().unwrap();
+}
+
+/// ZLIF: all that are here before are in a zlib stream, whatever follows is not.
+#[test]
+fn clients_that_take_compressed_lines_get_them_and_see_everybody() {
+    const USERS: usize = 600;
+    let group = hub(json!({"connectionsPerAddressMax": 0}));
+    let port = group.adc_member_ports()[0];
+    let mut swarm = Swarm::new(vec![port], USERS).unwrap();
+    swarm.log_in_all(100, PATIENCE).unwrap();
+    let swarm_nicks: BTreeSet<String> = (0..USERS).map(|user| format!("user{user:05}")).collect();
+    let who = AdcIdentity::new("unpacker");
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"HSUP ADBASE ADTIGR ADZLIF\n").unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    let mut next = move || {
+        let mut line = String::new();
+        assert!(
+            lines.read_line(&mut line).unwrap() > 0,
+            "the hub closed the connection"
+        );
+        let mut packed = String::new();
+        if line == "IZON\n" {
+            let mut stream = flate2::bufread::ZlibDecoder::new(&mut lines);
+            stream.read_to_string(&mut packed).unwrap();
+        }
+        (line, packed)
+    };
+    let sid = loop {
+        if let (line, _) = next()
+            && let Some(sid) = line.strip_prefix("ISID ")
+        {
+            break sid.trim_end().to_owned();
+        }
+    };
+    let inf = format!("BINF {sid} ID{} PD{} NIunpacker\n", who.cid, who.pid);
+    stream.write_all(inf.as_bytes()).unwrap();
+    let own = format!("BINF {sid} ");
+    let (mut packed, mut plain) = (String::new(), String::new());
+    while !plain.contains(&own) {
+        let (line, stream) = next();
+        packed.push_str(&stream);
+        plain.push_str(&line);
+    }
+    let nicks = |text: &str| -> Vec<String> {
+        let nick = |line: &str| Some(line.split(" NI").nth(1)?.split(' ').next()?.trim().to_owned());
+        let infs = text.lines().filter(|line| line.starts_with("BINF "));
+        infs.filter_map(nick).collect()
+    };
+    assert!(packed.ends_with("\nIZOF\n"));
+    let (in_packed, in_plain) = (nicks(&packed), nicks(&plain));
+    assert!(in_packed.len() >= 512 && in_packed.len() + in_plain.len() == USERS + 1);
+    let seen: BTreeSet<String> = in_packed.into_iter().chain(in_plain).collect();
+    assert!(seen.is_superset(&swarm_nicks));
+    // A real client says that it takes them.
+    let eiskalt = Eiskalt::start("packed").unwrap();
+    let url = format!("adc://127.0.0.1:{port}");
+    eiskalt.open(&url).unwrap();
+    eventually("eiskaltdcpp sees everybody", PATIENCE, || {
+        let seen: BTreeSet<String> = eiskalt.users(&url)?.into_iter().collect();
+        anyhow::ensure!(seen.is_superset(&swarm_nicks), "it sees {}", seen.len());
+        Ok(())
+    })
+    .unwrap();
 }

@@ -9,6 +9,7 @@ use crate::session::{Census, Login, Reach};
 use crate::state::{Class, Departure, Event, LinkId, Refusal};
 
 use super::listener::Accepted;
+use super::roster::PackedList;
 
 /// To a thread that serves connections.
 #[derive(Debug)]
@@ -53,6 +54,8 @@ pub(super) struct Admitted {
     pub(super) class: Class,
     /// Everybody else.
     pub(super) list: Vec<Bytes>,
+    /// The same, if the client takes compressed lines.
+    pub(super) packed: Option<PackedList>,
     /// Its own `INF`, which tells the client that it is in.
     pub(super) own: Bytes,
     /// What is said to it then: topic, history.

@@ -2,11 +2,15 @@
 //!
 //! The list is kept in segments of ready bytes that all newcomers share; a change spoils one segment.
 
+mod packed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use replication::NodeId;
+
+use packed::Packed;
 
 use crate::message::{Sid, fields};
 use crate::state::{Home, LinkId, User, merged_inf};
@@ -37,6 +41,17 @@ struct Ready {
     lines: Bytes,
     /// Where the line of each user ends.
     ends: Vec<usize>,
+    /// The same, compressed, once somebody asked for it.
+    packed: Option<Packed>,
+}
+
+/// A list of users, most of it compressed.
+#[derive(Debug)]
+pub(super) struct PackedList {
+    /// A zlib stream.
+    pub(super) stream: Vec<Bytes>,
+    /// The lines that are not in it.
+    pub(super) rest: Vec<Bytes>,
 }
 
 /// Who is here.
@@ -120,22 +135,53 @@ impl Roster {
         let own_segment = users.get(&own).map(|entry| entry.segment);
         let mut list = Vec::with_capacity(self.segments.len() + 1);
         for (number, segment) in self.segments.iter_mut().enumerate() {
-            let ready = segment.ready.get_or_insert_with(|| Ready::of(&segment.sids, users));
+            let ready = segment
+                .ready
+                .get_or_insert_with(|| Ready::of(&segment.sids, users));
             let own = (own_segment == Some(number)).then_some(own);
             let at = own.and_then(|own| segment.sids.iter().position(|sid| *sid == own));
             match at {
                 None => list.push(ready.lines.clone()),
-                Some(at) => {
-                    let begin = at.checked_sub(1).map_or(0, |before| ready.ends[before]);
-                    list.push(ready.lines.slice(..begin));
-                    list.push(ready.lines.slice(ready.ends[at]..));
-                }
+                Some(at) => list.extend(ready.without(at)),
             }
         }
         list.retain(|lines| !lines.is_empty());
         list
     }
+
+    /// The same, compressed, if that is worth while. The segment of `own` is not: it is another one for each.
+    pub(super) fn packed_list_without(&mut self, own: Sid) -> Option<PackedList> {
+        let users = &self.users;
+        let own_segment = users.get(&own).map(|entry| entry.segment);
+        let mut pieces = Vec::with_capacity(self.segments.len());
+        for (number, segment) in self.segments.iter_mut().enumerate() {
+            if own_segment != Some(number) && !segment.sids.is_empty() {
+                let ready = segment
+                    .ready
+                    .get_or_insert_with(|| Ready::of(&segment.sids, users));
+                let packed = ready.packed.get_or_insert_with(|| Packed::new(&ready.lines));
+                pieces.push(packed.clone());
+            }
+        }
+        if pieces.iter().map(Packed::length).sum::<usize>() < PACKED_BYTES_MIN {
+            return None;
+        }
+        let rest = own_segment.and_then(|segment| self.segments[segment].ready.as_ref());
+        let sids = own_segment.map_or(&[][..], |segment| &self.segments[segment].sids);
+        let rest = match (rest, sids.iter().position(|sid| *sid == own)) {
+            (Some(ready), Some(at)) => ready.without(at).to_vec(),
+            // Nobody asks for a list who is not on it, and had no list before.
+            _ => return None,
+        };
+        Some(PackedList {
+            stream: packed::stream(pieces.iter()),
+            rest,
+        })
+    }
 }
+
+/// Lists below so many bytes are not worth being compressed.
+const PACKED_BYTES_MIN: usize = 4096;
 
 impl Ready {
     fn of(sids: &[Sid], users: &BTreeMap<Sid, Entry>) -> Self {
@@ -152,7 +198,14 @@ impl Ready {
         Self {
             lines: lines.freeze(),
             ends,
+            packed: None,
         }
+    }
+
+    /// All lines but the one at that place.
+    fn without(&self, at: usize) -> [Bytes; 2] {
+        let begin = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        [self.lines.slice(..begin), self.lines.slice(self.ends[at]..)]
     }
 }
 
@@ -185,6 +238,8 @@ pub(super) fn home(user: &User) -> Option<(NodeId, LinkId)> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::*;
 
     fn text(roster: &mut Roster) -> String {
@@ -213,8 +268,24 @@ mod tests {
         };
         let all = text(&mut roster);
         for own in [0, 1, 255, 256, 300, 598, 599] {
-            assert_eq!(text_without(&mut roster, sid(own)), one_fewer(&all, own), "without {own}");
+            assert_eq!(
+                text_without(&mut roster, sid(own)),
+                one_fewer(&all, own),
+                "without {own}"
+            );
         }
+        let mut packed = roster.packed_list_without(sid(1)).unwrap();
+        let mut list = Vec::new();
+        flate2::read::ZlibDecoder::new(&packed.stream.concat()[..])
+            .read_to_end(&mut list)
+            .unwrap();
+        assert!(list.ends_with(b"IZOF\n"));
+        list.truncate(list.len() - b"IZOF\n".len());
+        packed.rest.insert(0, list.into());
+        let both = packed.rest.concat();
+        let mut lines: Vec<_> = std::str::from_utf8(&both).unwrap().lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines.join("\n"), one_fewer(&all, 1));
         let shared = roster.list_without(sid(0));
         assert_eq!(shared[1].as_ptr(), roster.list_without(sid(1))[2].as_ptr());
         for number in 2..600 {
@@ -231,6 +302,8 @@ mod tests {
             "BINF AAAB NIm0\nBINF AAAC NIn1 SL3\nBINF AAAK NIn9"
         );
         assert!(roster.segments.len() <= 3);
+        // Few users are sent as they are.
+        assert!(roster.packed_list_without(sid(1)).is_none());
         assert_eq!(features("NIx SUTCP4,SEGA"), Some("TCP4,SEGA"));
     }
 }

@@ -45,6 +45,7 @@ impl Session {
         self.has_menus = offer.split(' ').any(|feature| matches!(feature, "UCM0" | "UCMD"));
         self.sid = sid;
         self.phase = Phase::Identify { offer };
+        // Not ZLIF: who says so has to take compressed lines. Clients that say so get some.
         self.send(Line::new("ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING"));
         self.send(Line::new("ISID").arg(&sid.to_string()));
         let settings = self.settings.clone();

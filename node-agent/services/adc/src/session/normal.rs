@@ -85,6 +85,15 @@ impl Session {
                 }
             }
             b"QUI" => self.close(Departure::Left),
+            b"ZON" => {
+                // What follows is no lines.
+                let text = "This hub compresses what it sends, and takes nothing compressed";
+                self.refuse(Line::new("ISTA 244").arg(text).named("FC", "HZON"), text, None);
+            }
+            b"GET" | b"SND" => {
+                let text = "This hub keeps no filters of hashes, and no files";
+                self.send(Line::new("ISTA 145").arg(text).named("FC", message.fourcc()));
+            }
             b"PAS" => {
                 let status = Line::new("ISTA 144").arg("Nobody asked for a password");
                 self.send(status.named("FC", "HPAS"));

@@ -429,8 +429,20 @@ fn what_must_not_pass_does_not() {
         < ISTA 110 Search\sfor\sat\sleast\s3\scharacters
         < ISTA 144 Nobody\sasked\sfor\sa\spassword FCHPAS
     "#]]);
+    client
+        .line("HSND blom / 0 4")
+        .line("HGET file files.xml.bz2 0 -1")
+        .check(expect![[r#"
+            < ISTA 145 This\shub\skeeps\sno\sfilters\sof\shashes,\sand\sno\sfiles FCHSND
+            < ISTA 145 This\shub\skeeps\sno\sfilters\sof\shashes,\sand\sno\sfiles FCHGET
+        "#]]);
     client.line("HQUI AAAB").check(expect![[r#"
         ! Close(Left)
+    "#]]);
+    Client::normal().line("HZON").check(expect![[r#"
+        < ISTA 244 This\shub\scompresses\swhat\sit\ssends,\sand\stakes\snothing\scompressed FCHZON
+        < IQUI AAAB MSThis\shub\scompresses\swhat\sit\ssends,\sand\stakes\snothing\scompressed
+        ! Close(Dropped { reason: "This hub compresses what it sends, and takes nothing compressed" })
     "#]]);
     client.line("BMSG AAAB late").check(expect![""]);
     Client::normal().line("HSUP RMTIGR").check(expect![[r#"

@@ -179,9 +179,14 @@ impl Hub {
         for newcomer in newcomers.drain(..) {
             let Newcomer { sid, link, .. } = newcomer;
             match self.clients.get(&link) {
-                Some(Client::Claiming { is_gone: false, .. }) => {
+                Some(Client::Claiming {
+                    is_gone: false,
+                    claim,
+                    ..
+                }) => {
+                    let unpacks = claim.offer.split(' ').any(|feature| feature == "ZLIF");
                     self.clients.insert(link, Client::User { sid });
-                    self.admit(&newcomer, read);
+                    self.admit(&newcomer, read, unpacks);
                 }
                 Some(Client::User { sid: own }) if *own == sid => {}
                 _ => {
@@ -193,7 +198,7 @@ impl Hub {
         }
     }
 
-    fn admit(&mut self, newcomer: &Newcomer, read: &Read) {
+    fn admit(&mut self, newcomer: &Newcomer, read: &Read, unpacks: bool) {
         let Newcomer { sid, link, was_here } = *newcomer;
         let mut welcome = String::new();
         if let Some(topic) = &read.topic {
@@ -214,6 +219,11 @@ impl Hub {
             sid,
             class: read.classes.get(&sid).copied().unwrap_or_default(),
             list: self.roster.list_without(sid),
+            packed: if unpacks {
+                self.roster.packed_list_without(sid)
+            } else {
+                None
+            },
             own: own.freeze(),
             welcome: welcome.into(),
             features: roster::features(&inf).unwrap_or_default().to_owned(),

@@ -67,6 +67,9 @@ pub(super) struct Connection {
     header: Option<Vec<u8>>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    sent_bytes: u64,
+    /// After how many sent bytes the compressed ones end.
+    packed_until: u64,
     /// What of it is encrypted already.
     records: VecDeque<Bytes>,
     /// The first piece of the queue was sent in part.
@@ -105,6 +108,8 @@ impl Connection {
             header: common.is_proxy(address).then(Vec::new),
             queue: VecDeque::new(),
             queued_bytes: 0,
+            sent_bytes: 0,
+            packed_until: 0,
             records: VecDeque::new(),
             is_split: false,
             blocked: None,
@@ -310,8 +315,23 @@ impl Connection {
         let given = self.session.sid().unwrap_or(Sid::NOBODY);
         self.alias = (given != admitted.sid).then_some((given, admitted.sid));
         self.set_features(&admitted.features);
-        for lines in admitted.list {
-            self.hub_sends(lines);
+        match admitted.packed {
+            // Over TLS, sizes would tell what is in it. Who has another SID for itself gets lines of its own.
+            Some(packed) if !self.wire.is_tls() && self.alias.is_none() => {
+                self.sends(Bytes::from_static(b"IZON\n"));
+                for piece in packed.stream {
+                    self.sends(piece);
+                }
+                self.packed_until = self.sent_bytes + self.queued_bytes as u64;
+                for lines in packed.rest {
+                    self.sends(lines);
+                }
+            }
+            _ => {
+                for lines in admitted.list {
+                    self.hub_sends(lines);
+                }
+            }
         }
         self.hub_sends(admitted.own);
         self.handle(Input::Admitted(admitted.class), to_hub);
@@ -415,6 +435,7 @@ impl Connection {
             consume(&mut self.records, length);
         } else {
             self.queued_bytes -= length;
+            self.sent_bytes += length as u64;
             self.is_split = consume(&mut self.queue, length);
         }
     }
@@ -427,7 +448,9 @@ impl Connection {
     /// Drops a user that reads too slowly, with what waits for it but a line that was begun.
     pub(super) fn give_up(&mut self, to_hub: &mut Vec<ToHub>) {
         let text = "You read too slowly";
-        let begun = self.queue.pop_front().filter(|_| self.is_split);
+        // Nothing can be said in the middle of compressed lines.
+        let is_packed = self.sent_bytes < self.packed_until;
+        let begun = self.queue.pop_front().filter(|_| self.is_split && !is_packed);
         self.queue.clear();
         if let Some(begun) = begun {
             let end = begun.iter().position(|byte| *byte == b'\n');
@@ -439,7 +462,9 @@ impl Connection {
         let quit = Line::new(&format!("IQUI {sid}"))
             .named("MS", text)
             .named("TL", SLOW_RETRY_S);
-        self.sends(quit.end().into());
+        if !is_packed {
+            self.sends(quit.end().into());
+        }
         self.close();
         to_hub.push(ToHub::Ended {
             link: self.link,
