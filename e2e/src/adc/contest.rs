@@ -8,12 +8,13 @@ use operator_api::config::ServiceKind;
 use serde::Serialize;
 use serde_json::json;
 
-use super::load::{Loss, Rate, broadcast, relay, resident, survive};
+use super::load::{Loss, Probes, Rate, broadcast, broadcast_beside, relay, resident, survive};
 use super::{Swarm, Uhub};
+use crate::adc_user::AdcIdentity;
 use crate::clock::{PATIENCE, eventually, now};
 use crate::group::pid;
 use crate::process::processor_time;
-use crate::{Group, GroupOptions};
+use crate::{AdcUser, Group, GroupOptions};
 
 /// Users on their way in at any time of a wave of logins.
 const WAVE_AT_ONCE: usize = 100;
@@ -26,6 +27,9 @@ const BROADCAST_WINDOW: usize = 20;
 
 /// Lines to one that are on their way at any time.
 const RELAY_WINDOW: usize = 500;
+
+/// Connections that say nothing in the case of probes.
+const PROBES: usize = 10_000;
 
 /// One user of so many does not read in the case of slow readers.
 const ONE_SLOW_OF: usize = 100;
@@ -78,6 +82,10 @@ pub struct Measured {
     pub relay: Option<Rate>,
     /// Lines to all while one user in a hundred does not read.
     pub broadcast_with_slow_readers: Option<Rate>,
+    /// Lines to all while ten thousand connections come that say nothing.
+    pub broadcast_with_probes: Option<Rate>,
+    /// SIDs that the hub gave to those connections.
+    pub sids_spent_on_probes: Option<u32>,
     /// All connections closed at once, and opened again: to the last own INF, in seconds.
     pub storm_seconds: Option<f64>,
     /// Resident memory after the storm, in MiB.
@@ -216,6 +224,11 @@ fn cases(hub: &mut Hub, plan: &Plan, measured: &mut Measured) -> anyhow::Result<
     }
     let with_slow = broadcast(&mut swarm, &fast, BROADCAST_WINDOW, lasts).context("slow readers")?;
     measured.broadcast_with_slow_readers = Some(with_slow);
+    for user in &slow {
+        swarm.set_reading(*user, true)?;
+    }
+    settle(&mut swarm)?;
+    probe(&mut swarm, hub.ports()[0], &all, lasts, measured).context("probes")?;
     if wave > PATIENCE_WITH_WAVES {
         return Ok(());
     }
@@ -228,6 +241,39 @@ fn cases(hub: &mut Hub, plan: &Plan, measured: &mut Measured) -> anyhow::Result<
     let loss = survive(&mut swarm, within, || hub.strike(leader)).context("the loss")?;
     measured.loss = Some(loss);
     Ok(())
+}
+
+/// Lets probes come while people talk, and counts the SIDs that they cost.
+fn probe(
+    swarm: &mut Swarm,
+    port: u16,
+    readers: &[usize],
+    lasts: Duration,
+    measured: &mut Measured,
+) -> anyhow::Result<()> {
+    let sid = |nick: &str| {
+        let user = AdcUser::log_in(port, &AdcIdentity::new(nick))?;
+        sid_number(&user.sid).context("a SID is base32")
+    };
+    let before = sid("before the probes")?;
+    settle(swarm)?;
+    let mut probes = Probes::new(port, PROBES);
+    let rate = broadcast_beside(swarm, readers, BROADCAST_WINDOW, lasts, &mut probes)?;
+    measured.broadcast_with_probes = Some(rate);
+    let after = sid("after the probes")?;
+    settle(swarm)?;
+    // A hub that gives SIDs again tells nothing of how many it spent.
+    measured.sids_spent_on_probes = after.checked_sub(before + 1);
+    Ok(())
+}
+
+/// The number of a SID; numbers are given in order.
+fn sid_number(sid: &str) -> Option<u32> {
+    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    sid.bytes().try_fold(0, |number, byte| {
+        let digit = digits.iter().position(|digit| *digit == byte)?;
+        Some(number << 5 | u32::try_from(digit).ok()?)
+    })
 }
 
 /// Waits until nothing has come for a moment, and the hub has nothing to do.

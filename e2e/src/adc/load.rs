@@ -1,9 +1,12 @@
 //! What the users of a swarm do to load a hub, and what it costs: lines to all, lines to one, and how late they come.
 
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Swarm;
 use super::swarm::Phase;
@@ -114,12 +117,24 @@ pub fn broadcast(
     window: usize,
     lasts: Duration,
 ) -> anyhow::Result<Rate> {
+    broadcast_beside(swarm, readers, window, lasts, &mut Probes::new(0, 0))
+}
+
+/// The same, and for at least so long as probes come.
+pub fn broadcast_beside(
+    swarm: &mut Swarm,
+    readers: &[usize],
+    window: usize,
+    lasts: Duration,
+    probes: &mut Probes,
+) -> anyhow::Result<Rate> {
     let is_reader = marks(swarm.len(), readers);
     let mut left: Vec<usize> = Vec::new();
     let (mut delays, mut deliveries, mut finished) = (Delays::default(), 0, 0);
     let started = now();
     loop {
-        let goes_on = started.elapsed() < lasts;
+        probes.turn()?;
+        let goes_on = started.elapsed() < lasts || !probes.is_over();
         while goes_on && left.len() - finished < window {
             let from = readers[left.len() * 7919 % readers.len()];
             let line = format!("BMSG {} {}\n", swarm.sid(from), stamp(left.len(), swarm.clock()));
@@ -149,6 +164,60 @@ pub fn broadcast(
         );
     }
     Ok(Rate::new(deliveries, started.elapsed(), delays))
+}
+
+/// Connections that say nothing, as port scanners make them.
+#[derive(Debug)]
+pub struct Probes {
+    to: SocketAddr,
+    left: usize,
+    open: VecDeque<Socket>,
+}
+
+/// Probes that are open at any time, and that come between two looks at the users' sockets.
+const PROBES_OPEN: usize = 200;
+const PROBES_AT_ONCE: usize = 20;
+
+impl Probes {
+    /// So many, one after the other.
+    #[must_use]
+    pub fn new(port: u16, count: usize) -> Self {
+        Self {
+            to: (Ipv4Addr::LOCALHOST, port).into(),
+            left: count,
+            open: VecDeque::new(),
+        }
+    }
+
+    /// Whether all have come and gone.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.left == 0 && self.open.is_empty()
+    }
+
+    /// The next ones come, and old ones go.
+    pub fn turn(&mut self) -> anyhow::Result<()> {
+        for _ in 0..PROBES_AT_ONCE {
+            if self.left == 0 || self.open.len() >= PROBES_OPEN {
+                self.open.pop_front();
+            }
+            if self.left > 0 {
+                self.left -= 1;
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))
+                    .context("making a socket")?;
+                socket.set_nonblocking(true).context("preparing a socket")?;
+                match socket.connect(&self.to.into()) {
+                    Err(error)
+                        if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+                    {
+                        return Err(error).context("probing");
+                    }
+                    _ => self.open.push_back(socket),
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Lines to one: `window` of them are on their way at any time.

@@ -140,7 +140,7 @@ const fn rate(title: &'static str, read: fn(&Measured) -> Option<f64>) -> Row {
     }
 }
 
-const ROWS: [Row; 17] = [
+const ROWS: [Row; 20] = [
     row("all logged in", 2, "s", |of| of.wave_seconds),
     row("processor time for that", 2, "s", |of| of.wave_processor_seconds),
     row("storm: all in again", 2, "s", |of| of.storm_seconds),
@@ -156,6 +156,15 @@ const ROWS: [Row; 17] = [
     }),
     row("99 % of them within", 1, "ms", |of| {
         Some(of.broadcast_with_slow_readers.as_ref()?.p99_ms)
+    }),
+    rate("deliveries with 10,000 probes", |of| {
+        Some(of.broadcast_with_probes.as_ref()?.per_second)
+    }),
+    row("99 % of them within", 1, "ms", |of| {
+        Some(of.broadcast_with_probes.as_ref()?.p99_ms)
+    }),
+    row("SIDs spent on them", 0, "", |of| {
+        of.sids_spent_on_probes.map(f64::from)
     }),
     rate("private messages", |of| Some(of.relay.as_ref()?.per_second)),
     row("99 % of them within", 1, "ms", |of| {
