@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Barrier;
 use std::time::Duration;
 
+use anyhow::ensure;
 use e2e::adc_user::AdcIdentity;
 use e2e::clock::{PATIENCE, eventually};
 use e2e::program::agent;
@@ -232,4 +233,75 @@ fn operators_keep_order_from_inside_and_outside() {
             .unwrap();
         assert_eq!(String::from_utf8_lossy(&found.stdout), "");
     }
+}
+
+#[test]
+fn who_is_muted_is_told_and_nobody_hears_it() {
+    let group = group(json!({}));
+    let ports = group.adc_member_ports();
+    let mut bob = AdcUser::log_in(ports[0], &AdcIdentity::new("bob")).unwrap();
+    let mut eve = AdcUser::log_in(ports[1], &AdcIdentity::new("eve")).unwrap();
+    group.succeed(&["adc", "mute", "bob", "--for", "1h"]).unwrap();
+    // His member may learn of it a moment after the leader.
+    eventually("bob is muted", PATIENCE, || {
+        bob.say("spam")?;
+        bob.expect_within(QUIET, "why", |line| {
+            line.starts_with("IMSG You\\sare\\smuted\\sfor\\s3")
+        })
+    })
+    .unwrap();
+    eve.lines_until_quiet(QUIET);
+    bob.say("more spam").unwrap();
+    bob.expect("why", |line| line.starts_with("IMSG You\\sare\\smuted"))
+        .unwrap();
+    group.succeed(&["adc", "unmute", "bob"]).unwrap();
+    eventually("bob may speak", PATIENCE, || {
+        bob.say("hello")?;
+        let own = format!("BMSG {} hello", bob.sid);
+        bob.expect_within(QUIET, "his own line", |line| line.starts_with(&own))
+    })
+    .unwrap();
+    let hello = format!("BMSG {} hello", bob.sid);
+    eve.expect("bob", |line| line.starts_with(&hello)).unwrap();
+    assert!(
+        !eve.seen.iter().any(|line| line.contains("more\\sspam")),
+        "{:?}",
+        eve.seen
+    );
+}
+
+#[test]
+fn who_is_taken_out_of_the_users_file_is_no_longer_registered() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("users.json");
+    let write = |users: serde_json::Value| {
+        let new = place.path().join("new");
+        std::fs::write(&new, users.to_string()).unwrap();
+        std::fs::rename(&new, &file).unwrap();
+    };
+    let anna = json!({"nick": "anna", "password": "one", "class": "operator"});
+    let bert = json!({"nick": "bert", "password": "two", "class": "registered"});
+    write(json!([anna, bert]));
+    let group = group(json!({ "usersFile": file }));
+    let accounts = |wanted: &[&str], gone: &[&str]| {
+        eventually("the group follows the file", PATIENCE, || {
+            let known = group.succeed(&["adc", "account", "ls"])?;
+            ensure!(
+                wanted.iter().all(|nick| known.contains(nick))
+                    && !gone.iter().any(|nick| known.contains(nick)),
+                "{known}"
+            );
+            Ok(())
+        })
+        .unwrap();
+    };
+    accounts(&["anna", "bert"], &[]);
+    let ports = group.adc_member_ports();
+    AdcUser::log_in(ports[0], &AdcIdentity::new("bert").with_password("two")).unwrap();
+    write(json!([anna]));
+    accounts(&["anna"], &["bert"]);
+    eventually("bert needs no password", PATIENCE, || {
+        AdcUser::log_in(ports[1], &AdcIdentity::new("bert"))
+    })
+    .unwrap();
 }
