@@ -3,7 +3,6 @@
 //! Every error names the file, the field and what is expected there: the reader is a person or an operator's event.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -159,6 +158,16 @@ pub(crate) struct DataDir {
 impl DataDir {
     /// Creates the directory when it is missing, and locks it.
     pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
+        Self::take_if_free(path)?.with_context(|| {
+            format!(
+                "the data directory {} is in use by another process: stop it, or use another dataDir",
+                path.display()
+            )
+        })
+    }
+
+    /// The same; none when another process uses it.
+    pub(crate) fn take_if_free(path: &Path) -> anyhow::Result<Option<Self>> {
         fs::create_dir_all(path)
             .with_context(|| format!("creating the data directory {}", path.display()))?;
         let file = path.join(LOCK_FILE);
@@ -168,19 +177,14 @@ impl DataDir {
             .write(true)
             .open(&file)
             .with_context(|| format!("the data directory {} cannot be written", path.display()))?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(io::Error::from)
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => anyhow!(
-                    "the data directory {} is in use by another process: stop it, or use another dataDir",
-                    path.display()
-                ),
-                _ => anyhow!(error).context(format!("locking {}", file.display())),
-            })?;
-        Ok(Self {
-            path: path.to_owned(),
-            _lock: lock,
-        })
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self {
+                path: path.to_owned(),
+                _lock: lock,
+            })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(anyhow!(error).context(format!("locking {}", file.display()))),
+        }
     }
 
     /// Where it is.

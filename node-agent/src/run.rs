@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use listenfd::ListenFd;
 use operator_api::AgentConfig;
 use replication::{Node, ServeError, Shutdown};
@@ -80,8 +80,8 @@ enum End {
 impl Member {
     async fn start(config: &AgentConfig) -> anyhow::Result<Self> {
         // First of all, so that a signal during the start is not lost.
-        let stop = StopRequests::new(config.exit_with_stdin)?;
-        let data_dir = DataDir::take(&config.data_dir)?;
+        let mut stop = StopRequests::new(config.exit_with_stdin)?;
+        let data_dir = take_data_dir(config, &mut stop).await?;
         let token = config
             .token_file
             .as_deref()
@@ -222,6 +222,24 @@ impl Member {
     }
 }
 
+/// In a pod the member's predecessor may still hand its work over: a pod that is deleted by force is forgotten before its
+/// processes have ended. To end here would cost a restart, with the kubelet's pause before it.
+async fn take_data_dir(config: &AgentConfig, stop: &mut StopRequests) -> anyhow::Result<DataDir> {
+    if config.kubernetes.is_some() {
+        let end = Instant::now() + PREDECESSOR_ENDS;
+        while Instant::now() < end {
+            if let Some(taken) = DataDir::take_if_free(&config.data_dir)? {
+                return Ok(taken);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOCK_LOOK_INTERVAL) => {}
+                reason = stop.requested() => bail!("asked to stop ({reason}) before it began"),
+            }
+        }
+    }
+    DataDir::take(&config.data_dir)
+}
+
 /// Hands leadership over; whether another member leads now.
 async fn hand_over(node: &Node, member: &str) -> bool {
     match tokio::time::timeout(TRANSFER_TIMEOUT, node.transfer(None)).await {
@@ -316,6 +334,12 @@ fn stdin_end() -> oneshot::Receiver<()> {
 
 /// `EX_SOFTWARE` of sysexits.h: the member cannot go on, and says why in its log.
 const EXIT_FAILED: u8 = 70;
+
+/// Less than the pod's start-up probe waits.
+const PREDECESSOR_ENDS: Duration = Duration::from_secs(45);
+
+/// A lock tells nobody that it is free.
+const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A transfer takes an election without its timeout; the node itself falls back to an election when it stalls.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
