@@ -53,6 +53,55 @@ struct Pulse {
     refusals: u32,
     /// Whether it ever answered this member.
     is_known: bool,
+    /// Its last run that was seen, and whether that was given up.
+    run: Option<(u64, bool)>,
+    /// It began, or took its users back, and has not been reached since. That it could do so proves that it is there: the
+    /// way to it may be another one now, as with a pod that came back under another address.
+    is_new: bool,
+}
+
+impl Pulse {
+    const fn new(now: Instant) -> Self {
+        Self {
+            heard: now,
+            ask_at: now,
+            is_asked: false,
+            refusals: 0,
+            is_known: false,
+            run: None,
+            is_new: false,
+        }
+    }
+
+    /// It answered, or not.
+    fn answered(&mut self, is_there: bool, now: Instant) {
+        self.is_asked = false;
+        if is_there {
+            self.heard = now;
+            (self.is_known, self.is_new) = (true, false);
+            self.refusals = 0;
+            self.ask_at = now + PULSE;
+        } else {
+            self.refusals += 1;
+            self.ask_at = now + PULSE_AGAIN;
+        }
+    }
+
+    /// What the directory says of it.
+    fn seen(&mut self, front: Front, now: Instant) {
+        let run = (front.epoch, front.lost);
+        let before = self.run.replace(run);
+        if !front.lost && before.is_some_and(|before| before != run) {
+            self.is_new = true;
+            self.refusals = 0;
+            self.heard = now;
+        }
+    }
+
+    fn is_lost(&self, now: Instant) -> bool {
+        let refuses = self.refusals >= REFUSALS_MAX && !self.is_new;
+        refuses || now.saturating_duration_since(self.heard) > SILENCE_MAX
+    }
 }
 
 impl Duties {
@@ -85,25 +134,20 @@ impl Duties {
 
     /// A front answered, or not.
     pub(super) fn pulse(&mut self, (peer, is_there): (NodeId, bool)) {
-        let Some(pulse) = self.peers.get_mut(&peer) else {
-            return;
-        };
-        let now = Instant::now();
-        pulse.is_asked = false;
-        if is_there {
-            pulse.heard = now;
-            pulse.is_known = true;
-            pulse.refusals = 0;
-            pulse.ask_at = now + PULSE;
-        } else {
-            pulse.refusals += 1;
-            pulse.ask_at = now + PULSE_AGAIN;
+        if let Some(pulse) = self.peers.get_mut(&peer) {
+            pulse.answered(is_there, Instant::now());
         }
     }
 
     pub(super) fn tick(&mut self, replica: &Replica<AdcState>, fronts: &[(NodeId, Front)]) {
         let members: Vec<NodeId> = replica.peers().into_iter().map(|peer| peer.id).collect();
         self.feel(&members);
+        let now = Instant::now();
+        for (id, front) in fronts {
+            if let Some(pulse) = self.peers.get_mut(id) {
+                pulse.seen(*front, now);
+            }
+        }
         if !self.link.leads() || !replica.lease().is_valid() {
             return;
         }
@@ -132,7 +176,7 @@ impl Duties {
         match self.peers.get(&front) {
             // It was removed from the group.
             None => true,
-            Some(pulse) => pulse.refusals >= REFUSALS_MAX || pulse.heard.elapsed() > SILENCE_MAX,
+            Some(pulse) => pulse.is_lost(Instant::now()),
         }
     }
 
@@ -141,13 +185,7 @@ impl Duties {
         let now = Instant::now();
         self.peers.retain(|id, _| members.contains(id));
         for id in members {
-            let pulse = self.peers.entry(*id).or_insert(Pulse {
-                heard: now,
-                ask_at: now,
-                is_asked: false,
-                refusals: 0,
-                is_known: false,
-            });
+            let pulse = self.peers.entry(*id).or_insert(Pulse::new(now));
             if pulse.is_asked || pulse.ask_at > now {
                 continue;
             }
@@ -239,4 +277,37 @@ pub(super) fn unix_ms() -> u64 {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn front_that_came_back_is_not_given_up_before_the_way_to_it_is_known() {
+        let begin = Instant::now();
+        let front = |epoch, lost| Front { epoch, next: 0, lost };
+        let mut pulse = Pulse::new(begin);
+        pulse.seen(front(1, false), begin);
+        pulse.answered(true, begin);
+        for _ in 0..REFUSALS_MAX {
+            assert!(!pulse.is_lost(begin));
+            pulse.answered(false, begin);
+        }
+        assert!(pulse.is_lost(begin), "nobody is there");
+        pulse.seen(front(1, true), begin);
+        // Another run of it begins; its old address still refuses.
+        pulse.seen(front(2, false), begin);
+        for _ in 0..10 * REFUSALS_MAX {
+            pulse.answered(false, begin);
+            pulse.seen(front(2, false), begin);
+            assert!(!pulse.is_lost(begin), "it has just begun");
+        }
+        assert!(pulse.is_lost(begin + SILENCE_MAX * 2), "and was gone at once");
+        pulse.answered(true, begin);
+        for _ in 0..REFUSALS_MAX {
+            pulse.answered(false, begin);
+        }
+        assert!(pulse.is_lost(begin), "once it was reached it counts as any other");
+    }
 }
