@@ -32,7 +32,7 @@ pub(crate) use pod_monitor::resource as pod_monitor_resource;
 pub(crate) use secrets::{
     PASSWORD_KEY, PeerCertificates, TOKEN_KEY, peer_tls_secret, server_name, token_secret,
 };
-pub(crate) use stateful_set::{ADMIN_PORT, DATA_CLAIM, PEER_PORT};
+pub(crate) use stateful_set::{ADMIN_PORT, DATA_CLAIM, GENERATION_ANNOTATION, PEER_PORT};
 
 /// An object to apply.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use operator_api::membership::{Initialization, Offer};
 use operator_api::resources::Quantity;
 
@@ -241,11 +241,11 @@ fn stateful_set(service: &Validated, stores: &Stores) -> Option<StatefulSet> {
                     .get("storage")
             })
             .map(|size| Quantity(size.0.clone())),
-        replicas: found
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or_default(),
+        replicas: spec.and_then(|spec| spec.replicas).unwrap_or_default(),
+        of_generation: found
+            .annotations()
+            .get(build::GENERATION_ANNOTATION)
+            .and_then(|generation| generation.parse().ok()),
         update_revision: status.update_revision.filter(|_| is_seen),
     })
 }

@@ -49,6 +49,8 @@ pub(crate) struct StatefulSet {
     pub volume_size: Option<Quantity>,
     /// Whether it is being deleted, to be made anew around its pods.
     pub is_terminating: bool,
+    /// The generation of the resource that it was last made for.
+    pub of_generation: Option<i64>,
     /// The revision that new pods are made of; none until its controller has seen the newest change.
     pub update_revision: Option<String>,
 }
@@ -165,6 +167,9 @@ pub(crate) fn plan(service: &Validated, observed: &Observed) -> Plan {
         membership::plan(&members, &wanted)
     };
     let pods = pods(service, observed, &step);
+    let is_current = observed.stateful_set.as_ref().is_none_or(|set| {
+        set.is_terminating || (set.of_generation == service.generation && set.update_revision.is_some())
+    });
     let upgrade = upgrade::next(service, observed, &step);
     let upgrading = upgrade.as_ref().and_then(|upgrade| upgrade.pod.clone());
     let (action, progress) = match (membership_action(observed, &step), upgrade) {
@@ -173,6 +178,14 @@ pub(crate) fn plan(service: &Validated, observed: &Observed) -> Plan {
         (None, Some(upgrade)) => (upgrade.action, upgrade.progress),
         (None, None) => volumes::next(service, observed)
             .unwrap_or_else(|| (Action::Nothing, membership_progress(service, observed, &step))),
+    };
+    let progress = match progress {
+        // What is to be replaced is known once the pods' template is that of this generation, and was seen.
+        Progress::Complete if !is_current => Progress::Moving(
+            "Upgrading",
+            "what the pods are made of is brought up to date".to_owned(),
+        ),
+        progress => progress,
     };
     Plan {
         pods,

@@ -33,13 +33,24 @@ pub(crate) const PEER_PORT: u16 = 7400;
 /// The admin port in every pod: probes, metrics, status, membership.
 pub(crate) const ADMIN_PORT: u16 = 9400;
 
+/// The generation of the resource that the StatefulSet was made for: until it is the newest one, nobody knows whether pods
+/// are to be replaced. It is no part of the template, and so replaces none.
+pub(crate) const GENERATION_ANNOTATION: &str = "quorate.dev/generation";
+
 /// The name of the claim in the template; a member's claim is `data-<pod>`.
 pub(crate) const DATA_CLAIM: &str = "data";
 
 pub(super) fn stateful_set(service: &Validated, around: &Surroundings) -> StatefulSet {
     let (claims, retention) = claims(service, around);
+    let generation = service.generation.map(|generation| {
+        let name = GENERATION_ANNOTATION.to_owned();
+        BTreeMap::from([(name, generation.to_string())])
+    });
     StatefulSet {
-        metadata: metadata(service, service.name.clone()),
+        metadata: ObjectMeta {
+            annotations: generation,
+            ..metadata(service, service.name.clone())
+        },
         spec: Some(StatefulSetSpec {
             replicas: Some(around.pods),
             service_name: Some(members_service_name(service)),
