@@ -74,17 +74,24 @@ pub(crate) enum Policy {
     Missing,
 }
 
-/// An operator's Deployment and its Lease.
+/// An operator: its Deployment and its Lease.
 #[derive(Debug, Clone)]
 pub(crate) struct Operator {
-    /// `namespace/name` of the Deployment.
+    /// `namespace/name` of the Deployment, or else of the Lease.
     pub name: String,
-    /// Pods that it should have.
-    pub wanted: i32,
-    /// Pods that are ready.
-    pub ready: i32,
+    /// The Deployment's pods; none when it runs elsewhere.
+    pub pods: Option<OperatorPods>,
     /// Who holds the Lease, and whether it was renewed while we watched.
     pub lease: Result<Option<Lease>, String>,
+}
+
+/// The pods of an operator's Deployment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OperatorPods {
+    /// That it should have.
+    pub wanted: i32,
+    /// That are ready.
+    pub ready: i32,
 }
 
 /// A Lease that was watched for a while.
@@ -255,7 +262,10 @@ fn cluster_findings(cluster: &Cluster) -> Vec<Finding> {
 
 fn operator_findings(notes: &mut Notes, operator: &Operator) {
     let name = &operator.name;
-    match (operator.ready, operator.wanted) {
+    let Some(pods) = operator.pods else {
+        return outside_findings(notes, operator);
+    };
+    match (pods.ready, pods.wanted) {
         (0, wanted) => notes.problem(
             "operator",
             format!("none of {wanted} pods of {name} is ready"),
@@ -293,6 +303,27 @@ fn operator_findings(notes: &mut Notes, operator: &Operator) {
             "lease",
             format!("{holder} holds the Lease of {name} and did not renew it"),
             "another pod takes over 15 s after the last renewal; if none does, see the operator's logs",
+        ),
+    }
+}
+
+/// An operator that no Deployment runs: its Lease is all that is seen of it.
+fn outside_findings(notes: &mut Notes, operator: &Operator) {
+    let name = &operator.name;
+    match &operator.lease {
+        Err(why) => notes.unknown("lease", why),
+        Ok(Some(Lease {
+            holder: Some(holder),
+            is_renewed: true,
+        })) => notes.good(
+            "operator",
+            format!("{holder} works, outside of any Deployment, and renews the Lease {name}"),
+        ),
+        Ok(_) => notes.problem(
+            "operator",
+            format!("no operator is installed, and whoever held the Lease {name} does not renew it"),
+            "install charts/quorate, or start the operator again: running groups go on and move by themselves, but nothing \
+             repairs or upgrades them",
         ),
     }
 }

@@ -1,5 +1,6 @@
 //! Looks at what a cluster has beside the groups. Does I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -10,7 +11,7 @@ use k8s_openapi::api::coordination::v1 as coordination;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 
-use crate::doctor::{Cluster, Lease, Operator, Policy};
+use crate::doctor::{Cluster, Lease, Operator, OperatorPods, Policy};
 
 /// Looks at everything at once.
 pub(crate) async fn cluster(client: &Client) -> Cluster {
@@ -81,27 +82,68 @@ async fn operators(client: &Client) -> Result<Vec<Operator>, String> {
     let ours =
         ListParams::default().labels("app.kubernetes.io/name=quorate,app.kubernetes.io/component=operator");
     let found = deployments.list(&ours).await.map_err(|error| error.to_string())?;
-    let operators = found
+    let (own, outside) = tokio::join!(
+        futures::future::join_all(found.items.iter().map(|deployment| operator(client, deployment))),
+        outside(client, leases_of(&found.items)),
+    );
+    let mut operators: Vec<_> = own;
+    match outside {
+        // What a removed installation left behind says nothing beside another one.
+        Ok(found) if operators.is_empty() => operators.extend(found),
+        Ok(found) => operators.extend(found.into_iter().filter(is_at_work)),
+        Err(why) if operators.is_empty() => return Err(why),
+        Err(_) => {}
+    }
+    Ok(operators)
+}
+
+fn is_at_work(operator: &Operator) -> bool {
+    matches!(&operator.lease, Ok(Some(lease)) if lease.is_renewed)
+}
+
+/// The Leases of these Deployments: namespace and name.
+fn leases_of(deployments: &[Deployment]) -> BTreeSet<(String, String)> {
+    let place = |deployment: &Deployment| {
+        let namespace = deployment.namespace().unwrap_or_default();
+        (namespace, lease_name(deployment))
+    };
+    deployments.iter().map(place).collect()
+}
+
+/// Operators that no Deployment runs: on somebody's machine, say. Their Lease has the usual name.
+async fn outside(client: &Client, known: BTreeSet<(String, String)>) -> Result<Vec<Operator>, String> {
+    let leases: Api<coordination::Lease> = Api::all(client.clone());
+    let usual = ListParams::default().fields(&format!("metadata.name={LEASE}"));
+    let found = leases.list(&usual).await.map_err(|error| error.to_string())?;
+    let places = found
         .items
-        .into_iter()
-        .map(|deployment| operator(client, deployment));
+        .iter()
+        .map(|lease| (lease.namespace().unwrap_or_default(), lease.name_any()));
+    let operators = places
+        .filter(|place| !known.contains(place))
+        .map(|(namespace, name)| async move {
+            Operator {
+                name: format!("{namespace}/{name}"),
+                pods: None,
+                lease: lease(client, &namespace, &name).await,
+            }
+        });
     Ok(futures::future::join_all(operators).await)
 }
 
-async fn operator(client: &Client, deployment: Deployment) -> Operator {
+async fn operator(client: &Client, deployment: &Deployment) -> Operator {
     let (namespace, name) = (deployment.namespace().unwrap_or_default(), deployment.name_any());
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    let ready = deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.ready_replicas);
     Operator {
-        wanted: deployment
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.replicas)
-            .unwrap_or(1),
-        ready: deployment
-            .status
-            .as_ref()
-            .and_then(|status| status.ready_replicas)
-            .unwrap_or(0),
-        lease: lease(client, &namespace, &lease_name(&deployment)).await,
+        pods: Some(OperatorPods {
+            wanted: wanted.unwrap_or(1),
+            ready: ready.unwrap_or(0),
+        }),
+        lease: lease(client, &namespace, &lease_name(deployment)).await,
         name: format!("{namespace}/{name}"),
     }
 }
@@ -119,7 +161,7 @@ fn lease_name(deployment: &Deployment) -> String {
         .flat_map(|container| container.env.iter().flatten())
         .find(|variable| variable.name == "LEASE_NAME")
         .and_then(|variable| variable.value.clone())
-        .unwrap_or_else(|| "quorate-operator".to_owned())
+        .unwrap_or_else(|| LEASE.to_owned())
 }
 
 /// Watches a Lease until it is renewed. The times in it are another machine's clock, so that they say nothing here.
@@ -146,6 +188,9 @@ fn read(lease: &coordination::Lease, is_renewed: bool) -> Lease {
         is_renewed,
     }
 }
+
+/// As operators name it when they are told no other name.
+const LEASE: &str = "quorate-operator";
 
 /// As the chart names it.
 const POLICY: &str = "quorate-leader-slices";

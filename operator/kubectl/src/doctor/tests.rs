@@ -10,8 +10,7 @@ fn well() -> Cluster {
         policy: Ok(Policy::Enforced),
         operators: Ok(vec![Operator {
             name: "quorate/quorate".to_owned(),
-            wanted: 2,
-            ready: 2,
+            pods: Some(OperatorPods { wanted: 2, ready: 2 }),
             lease: Ok(Some(Lease {
                 holder: Some("quorate-abc".to_owned()),
                 is_renewed: true,
@@ -113,7 +112,7 @@ fn operator_that_hangs() {
     let mut cluster = well();
     cluster.policy = Ok(Policy::Unbound);
     let operators = cluster.operators.as_mut().unwrap();
-    operators[0].ready = 0;
+    operators[0].pods.as_mut().unwrap().ready = 0;
     operators[0].lease.as_mut().unwrap().as_mut().unwrap().is_renewed = false;
     check(
         &cluster,
@@ -128,6 +127,39 @@ fn operator_that_hangs() {
           PROBLEM  lease     quorate-abc holds the Lease of quorate/quorate and did not renew it
                              -> another pod takes over 15 s after the last renewal; if none does, see the operator's logs
         5 checks, 0 groups: 2 problems, 1 warning, 0 unknown
+    "#]],
+    );
+}
+
+#[test]
+fn operator_outside_of_any_deployment() {
+    let mut cluster = well();
+    let operators = cluster.operators.as_mut().unwrap();
+    (operators[0].name, operators[0].pods) = ("lab/quorate-operator".to_owned(), None);
+    check(
+        &cluster,
+        &[],
+        true,
+        &expect![[r#"
+        cluster
+          ok       version   the API server is 1.33
+          ok       crds      the definitions of all resources are installed
+          ok       policy    late writes of deposed leaders are refused
+          ok       operator  quorate-abc works, outside of any Deployment, and renews the Lease lab/quorate-operator
+        4 checks, 0 groups: 0 problems, 0 warnings, 0 unknown
+    "#]],
+    );
+    let operators = cluster.operators.as_mut().unwrap();
+    operators[0].lease.as_mut().unwrap().as_mut().unwrap().is_renewed = false;
+    check(
+        &cluster,
+        &[],
+        false,
+        &expect![[r#"
+        cluster
+          PROBLEM  operator  no operator is installed, and whoever held the Lease lab/quorate-operator does not renew it
+                             -> install charts/quorate, or start the operator again: running groups go on and move by themselves, but nothing repairs or upgrades them
+        4 checks, 0 groups: 1 problem, 0 warnings, 0 unknown
     "#]],
     );
 }
