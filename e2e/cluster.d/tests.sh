@@ -21,6 +21,8 @@ kubernetes_tests() {
         fi
     done
     cargo test --locked -p e2e --no-run "${tests[@]}"
+    cargo build --locked -p quorate-kubectl
+    export QUORATE_KUBECTL=$CARGO_TARGET_DIR/debug/kubectl-quorate
     if [[ ${KUBECONFIG:-} ]]; then
         echo "the cluster of $KUBECONFIG must have these images: ${image_files[*]}"
     else

@@ -10,6 +10,7 @@ mod membership;
 pub(crate) mod page;
 pub(crate) mod server;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
@@ -118,6 +119,8 @@ pub(crate) struct Admin {
     pub files: Option<Arc<dyn FileStore>>,
     /// The hub, if the service is one.
     pub hub: Option<Arc<dyn HubDesk>>,
+    /// Where a backup is kept that is sent to this member before it founds its group, if it takes one.
+    pub sent_backup: Option<PathBuf>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The token that changing requests carry; without one they are refused.

@@ -108,6 +108,10 @@ fn validate(config: &AgentConfig) -> anyhow::Result<()> {
         "field restoreFrom: a {kind} group cannot begin with a backup, since its files are not in one; put them with \
          `quorate-agent files import`, or let the group take them from its sources"
     );
+    ensure!(
+        config.restore_from.is_some() || !config.accepts_backup,
+        "field acceptsBackup: a backup that is sent needs a place: name a file in restoreFrom"
+    );
     match &config.service {
         ServiceConfig::Tftp(tftp) => tftp
             .validate()

@@ -126,6 +126,7 @@ impl Member {
             lacks,
             files,
             hub,
+            sent_backup: config.restore_from.clone().filter(|_| config.accepts_backup),
             metrics,
             token,
             phase: phases,

@@ -12,12 +12,14 @@ use kube::Resource;
 use operator_api::ServiceKind;
 use operator_api::config::{FileSource, KvConfig, ServerTls, ServiceConfig, TftpConfig, UploadRule};
 use operator_api::resources::{
-    ClientTls, GroupSpec, GroupStatus, KvCluster, LocalName, Quantity, TftpCluster, TftpSource,
-    TftpUploadRule,
+    ClientTls, GroupSpec, GroupStatus, KvCluster, LocalName, Quantity, RestoreFrom, TftpCluster,
+    TftpSource, TftpUploadRule,
 };
 use serde::de::DeserializeOwned;
 
 use crate::validate::Invalid;
+
+pub(crate) use restore::file as restore_file;
 
 /// A kind of custom resource.
 pub(crate) trait Group:
@@ -52,6 +54,11 @@ pub(crate) trait Group:
     /// Whether clients may come to any member: their Service leads to all of them then, and another one to the leader.
     fn serves_everywhere(&self) -> bool {
         false
+    }
+
+    /// The backup that the group begins with, if any.
+    fn restore_from(&self) -> Option<&RestoreFrom> {
+        None
     }
 
     /// Whether the group's secret also holds a key for passwords.
@@ -93,6 +100,7 @@ pub(crate) struct Mount {
 }
 
 mod adc;
+mod restore;
 
 impl Group for TftpCluster {
     const SERVICE: ServiceKind = ServiceKind::Tftp;
@@ -285,7 +293,12 @@ impl Group for KvCluster {
         tokens
             .into_iter()
             .chain(client_tls_mount(self.spec.client_tls.as_ref()))
+            .chain(self.restore_from().and_then(restore::mount))
             .collect()
+    }
+
+    fn restore_from(&self) -> Option<&RestoreFrom> {
+        self.spec.restore_from.as_ref()
     }
 }
 

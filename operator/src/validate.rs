@@ -13,12 +13,12 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use operator_api::config::{Endpoint, KubernetesConfig, PeerTls};
-use operator_api::resources::{self as api, GroupSpec, Spread, TlsMode};
+use operator_api::resources::{self as api, GroupSpec, RestoreType, Spread, TlsMode};
 use operator_api::{AgentConfig, ServiceKind};
 use sha2::{Digest, Sha256};
 
 use crate::build::{self, ADMIN_PORT, PEER_PORT, TOKEN_KEY};
-use crate::kinds::{ClientPort, Group, Mount};
+use crate::kinds::{ClientPort, Group, Mount, restore_file};
 
 pub(crate) use operator_api::resources::{UpgradeSpec, UpgradeType};
 
@@ -306,7 +306,10 @@ fn agent_config<K: Group>(resource: &K, listen: IpAddr, name: &str) -> Result<Ag
             service_account_dir: SERVICE_ACCOUNT_DIR.into(),
         }),
         exit_with_stdin: false,
-        restore_from: None,
+        restore_from: resource.restore_from().map(restore_file),
+        accepts_backup: resource
+            .restore_from()
+            .is_some_and(|from| from.type_ == RestoreType::Upload),
         service: resource.service_config(listen)?,
     })
 }

@@ -239,6 +239,7 @@ impl Setup {
             lacks: Arc::new(|| None),
             files: Some(Arc::new(files)),
             hub: None,
+            sent_backup: None,
             metrics: Arc::new(Metrics::new(ServiceKind::Tftp, "tftp-0").unwrap()),
             token: self.token,
             phase,

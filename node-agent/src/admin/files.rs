@@ -147,7 +147,7 @@ fn lock(body: &Mutex<ByteStream>) -> MutexGuard<'_, ByteStream> {
 }
 
 /// The body of a request, with a limit on its silence.
-fn timed(body: Body) -> ByteStream {
+pub(super) fn timed(body: Body) -> ByteStream {
     let pieces = body.into_data_stream().map_err(io::Error::other);
     let pieces = tokio_stream::StreamExt::timeout(pieces, BODY_SILENCE_MAX);
     let pieces = pieces.map(|piece| match piece {

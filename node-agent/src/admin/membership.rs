@@ -31,7 +31,9 @@ type Answer = Result<Response, Refusal>;
 
 async fn initialize(State(admin): Shared, _: Authorized, Body(body): Body<Initialize>) -> Answer {
     let group_id = group_id(&body.group_id)?;
+    admin.expect_sent_backup()?;
     let identity = take(admin.control.initialize(group_id)).await?;
+    admin.forget_sent_backup();
     Ok(identity_json(&identity))
 }
 

@@ -53,6 +53,7 @@ impl Agent {
             kubernetes: None,
             exit_with_stdin: true,
             restore_from: self.restore_from.clone(),
+            accepts_backup: false,
             service: self.service.config(place),
         }
     }

@@ -143,6 +143,10 @@ pub struct AgentConfig {
     /// member that is in a group already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_from: Option<PathBuf>,
+    /// The backup is sent to the admin port (`PUT /v1/backup`) before the group is founded, is kept at `restoreFrom` until
+    /// then, and removed afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepts_backup: bool,
     /// The service this member runs, with its options.
     pub service: ServiceConfig,
 }

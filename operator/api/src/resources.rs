@@ -10,6 +10,7 @@ mod adc;
 mod group;
 mod kv;
 mod quantity;
+mod restore;
 mod scheduling;
 mod service;
 mod sources;
@@ -27,6 +28,7 @@ pub use adc::{
 pub use group::{Durability, GroupSpec, ImagePullPolicy, LocalName, LogFormat, Resources, Timing};
 pub use kv::{KvCluster, KvClusterSpec, KvConflictPolicy, KvConflicts, KvLimits, KvTokens};
 pub use quantity::Quantity;
+pub use restore::{BackupSecret, BackupVolume, RestoreFrom, RestoreType};
 pub use scheduling::{Scheduling, Spread, Toleration, TolerationEffect, TolerationOperator};
 pub use service::{ExternalTrafficPolicy, IpFamily, ServiceSpec, ServiceType};
 pub use sources::{ConfigMapFiles, HttpFile, TftpSource, TftpSourceType, VolumeFiles};

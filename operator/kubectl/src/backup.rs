@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use kube::Client;
+use serde::Deserialize;
 
 use crate::reach::{self, Member};
 use crate::view::Group;
@@ -68,23 +69,39 @@ fn write(file: &Path, bytes: &Bytes) -> anyhow::Result<usize> {
     Ok(bytes.len())
 }
 
-/// Whether it arrived as it was written: its mark, and a CRC-32C (little-endian) over everything after it.
-fn check(bytes: &[u8]) -> anyhow::Result<()> {
+/// What a backup says of itself, as far as it is needed here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Header {
+    /// The service whose state it is.
+    pub service: String,
+    /// The member that wrote it.
+    pub member: String,
+    /// The last log index whose effects it holds.
+    pub index: u64,
+}
+
+/// Whether it is as it was written: its mark, and a CRC-32C (little-endian) over everything after it; a length and a JSON
+/// header come next. Members check all of it.
+pub(crate) fn check(bytes: &[u8]) -> anyhow::Result<Header> {
     let Some((mark, rest)) = bytes.split_first_chunk::<8>() else {
-        bail!("the answer is too short for a backup");
+        bail!("it is too short for a backup");
     };
-    ensure!(
-        mark == b"QRBACK01",
-        "the answer is no backup that this program knows"
-    );
+    ensure!(mark == b"QRBACK01", "it is no backup that this program knows");
     let Some((crc, covered)) = rest.split_first_chunk::<4>() else {
-        bail!("the answer is too short for a backup");
+        bail!("it is too short for a backup");
     };
     ensure!(
         u32::from_le_bytes(*crc) == crc32c::crc32c(covered),
-        "the backup was damaged on its way: take it again"
+        "it was damaged, on its way or since: take it again"
     );
-    Ok(())
+    let (length, rest) = covered
+        .split_first_chunk::<4>()
+        .context("it is too short for a backup")?;
+    let header = usize::try_from(u32::from_le_bytes(*length))
+        .ok()
+        .and_then(|length| rest.get(..length))
+        .context("its header has no sensible length")?;
+    serde_json::from_slice(header).context("reading its header")
 }
 
 #[cfg(test)]
@@ -94,10 +111,17 @@ mod tests {
 
     #[test]
     fn only_a_whole_backup_is_written() {
+        let header = br#"{"format":1,"service":"kv","groupId":"g","member":"kv-0","index":9,"unixMs":5}"#;
+        let length = u32::try_from(header.len()).unwrap().to_le_bytes();
+        let covered = [&length[..], header, b"state"].concat();
         let mut bytes = b"QRBACK01".to_vec();
-        bytes.extend(crc32c::crc32c(b"state").to_le_bytes());
-        bytes.extend(b"state");
-        check(&bytes).unwrap();
+        bytes.extend(crc32c::crc32c(&covered).to_le_bytes());
+        bytes.extend(covered);
+        let read = check(&bytes).unwrap();
+        assert_eq!(
+            (read.service.as_str(), read.member.as_str(), read.index),
+            ("kv", "kv-0", 9)
+        );
         for (cut, why) in [(7, "too short"), (10, "too short"), (bytes.len() - 1, "damaged")] {
             let error = check(&bytes[..cut]).unwrap_err().to_string();
             assert!(error.contains(why), "{cut}: {error}");

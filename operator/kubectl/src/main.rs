@@ -10,6 +10,7 @@ mod gather;
 mod inspect;
 mod logs;
 mod reach;
+mod restore;
 mod tree;
 mod view;
 
@@ -88,6 +89,8 @@ enum Command {
         /// Where to write it. The file appears when it is whole and checked.
         file: std::path::PathBuf,
     },
+    /// Let a new group begin with a backup, and wait until it does.
+    Restore(restore::Args),
     /// Print the logs of all members, each line after its pod's name.
     Logs(logs::Args),
     /// Say what is wrong and what to do about it; the exit code is 1 when there is a problem.
@@ -137,6 +140,9 @@ async fn main() -> anyhow::Result<ExitCode> {
         Command::Resume { name } => print(&act::pause(&client, &select(vec![name]), false).await?),
         Command::Backup { name, file } => {
             print(&backup::backup(&client, &select(vec![name]), &file).await?);
+        }
+        Command::Restore(args) => {
+            print(&restore::restore(&client, namespace.clone(), &args).await?);
         }
         Command::Logs(args) => {
             let selection = select(vec![args.name.clone()]);

@@ -91,6 +91,14 @@ impl Member<'_> {
         self.ask(request, Bytes::new(), BACKUP).await
     }
 
+    /// Sends something large.
+    pub(crate) async fn put(&self, path: &str, token: &str, body: Bytes) -> anyhow::Result<()> {
+        let request = Request::put(path)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(AUTHORIZATION, bearer(token));
+        self.ask(request, body, BACKUP).await.map(drop)
+    }
+
     async fn ask(
         &self,
         request: hyper::http::request::Builder,
