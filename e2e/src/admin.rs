@@ -68,6 +68,12 @@ impl Admin {
         self.send(request.bearer_auth(token).body(body.to_owned()).timeout(PATIENCE))
     }
 
+    /// `GET path` as somebody with a token, at an address with its port.
+    pub fn get_as(&self, address: &str, path: &str, token: &str) -> anyhow::Result<Reply> {
+        let request = self.client.get(format!("http://{address}{path}"));
+        self.send(request.header("accept", "application/json").bearer_auth(token))
+    }
+
     fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<Reply> {
         self.runtime.block_on(async {
             let (client, request) = request.build_split();

@@ -9,6 +9,7 @@ use std::time::Duration;
 mod clients;
 mod cluster;
 pub mod faults;
+mod hub;
 mod kv;
 mod operator;
 mod outside;
@@ -22,6 +23,7 @@ mod watch;
 
 pub use clients::{ClientPod, PodDownload};
 pub use cluster::{Cluster, image};
+pub use hub::{AdcHub, OwnAddress};
 pub use kv::{KvCluster, end_and_check};
 pub use operator::Operator;
 pub use outside::LoadBalancer;

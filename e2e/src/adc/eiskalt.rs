@@ -1,6 +1,7 @@
 //! eiskaltdcpp-daemon, driven by its JSON-RPC.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -36,6 +37,11 @@ pub struct Eiskalt {
 impl Eiskalt {
     /// Starts the daemon with a home of its own, not connected to any hub.
     pub fn start(nick: &str) -> anyhow::Result<Self> {
+        Self::start_at(nick, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address of this machine.
+    pub fn start_at(nick: &str, address: Ipv4Addr) -> anyhow::Result<Self> {
         let home = tempfile::Builder::new()
             .prefix("quorate-eiskalt-")
             .tempdir()
@@ -47,7 +53,7 @@ impl Eiskalt {
         // For JSON-RPC, clients, and clients over TLS.
         let port = free_run(3)?;
         let got = home.path().join("got");
-        let settings = settings(nick, &identity, port, &got.display().to_string());
+        let settings = settings(nick, &identity, (address, port), &got.display().to_string());
         fs::write(home.path().join("conf/DCPlusPlus.xml"), settings).context("writing the settings")?;
         let mut command = Command::new(stock("eiskaltdcpp-daemon", "eiskaltdcpp-daemon")?);
         command
@@ -208,16 +214,17 @@ fn split(list: &Value) -> Vec<String> {
     parts.map(str::to_owned).collect()
 }
 
-/// The settings of an active client on loopback: transfers over TLS where the other can, and plain ones otherwise.
-fn settings(nick: &str, identity: &Identity, port: u16, got: &str) -> String {
+/// The settings of an active client: transfers over TLS where the other can, and plain ones otherwise.
+fn settings(nick: &str, identity: &Identity, (address, port): (Ipv4Addr, u16), got: &str) -> String {
+    let address = address.to_string();
     let texts = [
         ("Nick", nick),
         // What is called CID there is the PID.
         ("CID", &identity.pid),
         ("DownloadDirectory", &format!("{got}/")),
         ("TempDownloadDirectory", &format!("{got}/tmp/")),
-        ("ExternalIp", "127.0.0.1"),
-        ("BindAddress", "127.0.0.1"),
+        ("ExternalIp", &address),
+        ("BindAddress", &address),
     ];
     let numbers = [
         ("InPort", port + 1),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -62,8 +63,13 @@ pub struct Meeting {
 impl Meeting {
     /// Starts the clients and waits until each sees the others.
     pub fn start(places: Places) -> anyhow::Result<Self> {
-        let mut ncdc = Ncdc::start("ncdcuser", places.ncdc_is_active)?;
-        let eiskalt = Eiskalt::start("eisuser")?;
+        Self::start_from(places, Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same with ncdc and eiskaltdcpp-daemon at these addresses of this machine.
+    pub fn start_from(places: Places, ncdc: Ipv4Addr, eiskalt: Ipv4Addr) -> anyhow::Result<Self> {
+        let mut ncdc = Ncdc::start_at("ncdcuser", places.ncdc_is_active, ncdc)?;
+        let eiskalt = Eiskalt::start_at("eisuser", eiskalt)?;
         for round in 0..ROUNDS_MAX {
             write(&ncdc.shared(&zebra(round)), round, 3 * MIB)?;
             write(&eiskalt.shared(&giraffe(round)), ROUNDS_MAX + round, 5 * MIB)?;
@@ -183,6 +189,19 @@ impl Meeting {
         let now = self.eiskalt.connections_to(port(&self.places.eiskalt)?)?;
         ensure!(
             now == self.connections,
+            "eiskaltdcpp-daemon had {:?}, and has {now:?}",
+            self.connections
+        );
+        Ok(())
+    }
+
+    /// Fails unless both stock clients have connected to the hub again since the start.
+    pub fn connected_again(&self) -> anyhow::Result<()> {
+        let greetings = self.ncdc.count("> HSUP ");
+        ensure!(greetings > 1, "ncdc has its first connection");
+        let now = self.eiskalt.connections_to(port(&self.places.eiskalt)?)?;
+        ensure!(
+            now.len() == 1 && now != self.connections,
             "eiskaltdcpp-daemon had {:?}, and has {now:?}",
             self.connections
         );

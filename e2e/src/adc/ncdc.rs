@@ -1,6 +1,7 @@
 //! ncdc in a terminal that nobody sees (tmux).
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -26,6 +27,12 @@ impl Ncdc {
     ///
     /// An active client listens on a free port of loopback; a passive one lets others know by its features.
     pub fn start(nick: &str, active: bool) -> anyhow::Result<Self> {
+        Self::start_at(nick, active, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same at another address of this machine.
+    pub fn start_at(nick: &str, active: bool, address: Ipv4Addr) -> anyhow::Result<Self> {
+        let address = address.to_string();
         let home = tempfile::Builder::new()
             .prefix("quorate-ncdc-")
             .tempdir()
@@ -44,10 +51,10 @@ impl Ncdc {
         ncdc.set("nick", nick)?;
         ncdc.set("log_debug", "true")?;
         ncdc.set("download_dir", &ncdc.got("").display().to_string())?;
-        ncdc.set("local_address", "127.0.0.1")?;
+        ncdc.set("local_address", &address)?;
         ncdc.set("tls_policy", "prefer")?;
         if active {
-            ncdc.set("active_ip", "127.0.0.1")?;
+            ncdc.set("active_ip", &address)?;
             ncdc.set("active_port", &port.to_string())?;
         }
         ncdc.set("active", if active { "true" } else { "false" })?;
