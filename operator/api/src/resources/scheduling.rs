@@ -19,7 +19,7 @@ pub struct Scheduling {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub tolerations: Vec<Toleration>,
-    /// Whether each member needs a node of its own.
+    /// How members are spread over nodes.
     #[serde(default)]
     pub spread: Spread,
     /// The priority class of the pods.
@@ -28,13 +28,13 @@ pub struct Scheduling {
     pub priority_class_name: Option<String>,
 }
 
-/// Whether each member needs a node of its own.
+/// How members are spread over nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Spread {
-    /// Two members never share a node: a pod waits for a free one.
+    /// Evenly: no node has two members more than another one; a pod waits for room on the right one.
     #[default]
     Required,
-    /// Two members share a node when there is no other.
+    /// Evenly where there is room, and anyhow where there is none.
     Preferred,
 }
 
