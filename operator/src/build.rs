@@ -19,6 +19,7 @@ use kube::api::{ApiResource, DynamicObject};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
 
+use crate::plan::Certificates;
 use crate::validate::Validated;
 
 pub(crate) use endpoint_slice::{
@@ -32,7 +33,9 @@ pub(crate) use pod_monitor::resource as pod_monitor_resource;
 pub(crate) use secrets::{
     PASSWORD_KEY, PeerCertificates, TOKEN_KEY, peer_tls_secret, server_name, token_secret,
 };
-pub(crate) use stateful_set::{ADMIN_PORT, DATA_CLAIM, GENERATION_ANNOTATION, PEER_PORT};
+pub(crate) use stateful_set::{
+    ADMIN_PORT, CERTIFICATES_ANNOTATION, DATA_CLAIM, GENERATION_ANNOTATION, PEER_PORT,
+};
 
 /// An object to apply.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +80,8 @@ pub(crate) struct Surroundings {
     pub has_pod_monitors: bool,
     /// The size of the volumes that the StatefulSet asks for. It cannot be changed: see `plan/volumes.rs`.
     pub volume_size: Option<Quantity>,
+    /// The certificates that the pods are made for.
+    pub certificates: Certificates,
     /// Whether the StatefulSet is being deleted, to be made anew.
     pub is_between_stateful_sets: bool,
 }

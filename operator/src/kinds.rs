@@ -12,8 +12,8 @@ use kube::Resource;
 use operator_api::ServiceKind;
 use operator_api::config::{FileSource, KvConfig, ServerTls, ServiceConfig, TftpConfig, UploadRule};
 use operator_api::resources::{
-    ClientTls, GroupSpec, GroupStatus, KvCluster, LocalName, Quantity, RestoreFrom, TftpCluster,
-    TftpSource, TftpUploadRule,
+    ClientTls, GroupSpec, GroupStatus, KvCluster, LocalName, Quantity, RestoreFrom, TftpCluster, TftpSource,
+    TftpUploadRule,
 };
 use serde::de::DeserializeOwned;
 
@@ -58,6 +58,11 @@ pub(crate) trait Group:
 
     /// The backup that the group begins with, if any.
     fn restore_from(&self) -> Option<&RestoreFrom> {
+        None
+    }
+
+    /// The Secret of certificates that members read at their start only, beside those between peers.
+    fn certificates_read_once(&self) -> Option<&str> {
         None
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Memory {
     pub secret: Option<(String, Initialization)>,
     /// Whether the certificates between peers were seen or made.
     pub has_certificates: bool,
+    /// A hash of the certificates that others keep, and when it was made.
+    pub certificates: Option<(Option<String>, Instant)>,
     /// The configuration whose forerunners were deleted.
     pub pruned_for: Option<String>,
     /// Since when a slice has not been right.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1::{self as core, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -12,10 +13,11 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Client, Resource, ResourceExt};
 use operator_api::membership::{Initialization, Offer};
 use operator_api::resources::Quantity;
+use sha2::{Digest, Sha256};
 
 use crate::build::{self, ADMIN_PORT, LeaderEndpoint, TOKEN_KEY};
 use crate::members::{Members, Place};
-use crate::plan::{Observed, Pod, StatefulSet};
+use crate::plan::{Certificates, Observed, Pod, StatefulSet};
 use crate::validate::{IpFamily, Validated};
 
 /// What is watched of one kind of resource in one scope.
@@ -74,6 +76,24 @@ pub(crate) enum ReadSecret {
         /// What is wrong, and what helps.
         why: &'static str,
     },
+}
+
+/// A hash of the certificates that members read at their start only; none while one of their Secrets is missing.
+pub(crate) async fn certificates(client: Client, service: &Validated) -> Result<Option<String>, kube::Error> {
+    let api: Api<Secret> = Api::namespaced(client, &service.namespace);
+    let mut hash = Sha256::new();
+    for name in &service.certificates_read_once {
+        let Some(secret) = api.get_opt(name).await? else {
+            return Ok(None);
+        };
+        for (key, ByteString(value)) in secret.data.iter().flatten() {
+            hash.update((key.len() as u64).to_le_bytes());
+            hash.update(key);
+            hash.update((value.len() as u64).to_le_bytes());
+            hash.update(value);
+        }
+    }
+    Ok(Some(hex::encode(&hash.finalize()[..CERTIFICATES_HASH_BYTES])))
 }
 
 /// Reads the group's secret; none before it is made.
@@ -246,6 +266,12 @@ fn stateful_set(service: &Validated, stores: &Stores) -> Option<StatefulSet> {
             .annotations()
             .get(build::GENERATION_ANNOTATION)
             .and_then(|generation| generation.parse().ok()),
+        certificates: Certificates {
+            seen: found.annotations().get(build::CERTIFICATES_ANNOTATION).cloned(),
+            pods: spec
+                .and_then(|spec| spec.template.metadata.as_ref()?.annotations.as_ref())
+                .and_then(|annotations| annotations.get(build::CERTIFICATES_ANNOTATION).cloned()),
+        },
         update_revision: status.update_revision.filter(|_| is_seen),
     })
 }
@@ -347,3 +373,6 @@ const MESSAGE_CHARS_MAX: usize = 300;
 
 /// A group has seven members at most, and may be between two sizes; more is an edited StatefulSet.
 const PODS_MAX: i32 = 16;
+
+/// Tells certificates apart, and tells nothing of them.
+const CERTIFICATES_HASH_BYTES: usize = 8;

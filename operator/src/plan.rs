@@ -51,8 +51,31 @@ pub(crate) struct StatefulSet {
     pub is_terminating: bool,
     /// The generation of the resource that it was last made for.
     pub of_generation: Option<i64>,
+    /// The certificates that it was last made for.
+    pub certificates: Certificates,
     /// The revision that new pods are made of; none until its controller has seen the newest change.
     pub update_revision: Option<String>,
+}
+
+/// Which certificates a StatefulSet was made for: hashes of Secrets that belong to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Certificates {
+    /// Those that were there when it was last applied.
+    pub seen: Option<String>,
+    /// Those for which its pods were last to be replaced.
+    pub pods: Option<String>,
+}
+
+impl Certificates {
+    /// Once others are there, now. The first ones that are seen replace no pod: it read the same.
+    pub(crate) fn after(&self, now: Option<&String>) -> Self {
+        let Some(now) = now else { return self.clone() };
+        let are_others = self.seen.as_ref().is_some_and(|seen| seen != now);
+        Self {
+            seen: Some(now.clone()),
+            pods: are_others.then(|| now.clone()).or_else(|| self.pods.clone()),
+        }
+    }
 }
 
 /// What was found of a group.

@@ -83,6 +83,8 @@ pub(crate) struct Validated {
     pub tls_secret: Option<String>,
     /// Whether the operator issues those certificates.
     pub issues_certificates: bool,
+    /// Secrets of others whose certificates members read at their start only.
+    pub certificates_read_once: Vec<String>,
     /// How a new version reaches the members.
     pub upgrade: UpgradeSpec,
     /// The domain of the cluster's names.
@@ -229,6 +231,11 @@ pub(crate) fn validate<K: Group>(resource: &K, settings: &Settings) -> Result<Va
         config_hash: String::new(),
         tls_secret: None,
         issues_certificates: spec.tls.mode == TlsMode::SelfIssued,
+        certificates_read_once: resource
+            .certificates_read_once()
+            .map(str::to_owned)
+            .into_iter()
+            .collect(),
         upgrade: spec.upgrade.clone(),
         cluster_domain: settings.cluster_domain.clone(),
         name,
@@ -245,6 +252,10 @@ fn complete(valid: &mut Validated, spec: &GroupSpec) {
         TlsMode::SelfIssued => Some(build::tls_secret_name(valid)),
         TlsMode::Secret => spec.tls.secret_ref.as_ref().map(|secret| secret.name.clone()),
     };
+    // Those that the operator issues do not change.
+    if spec.tls.mode == TlsMode::Secret {
+        valid.certificates_read_once.extend(valid.tls_secret.clone());
+    }
     let at = |file: &str| Path::new(PEER_TLS_DIR).join(file);
     valid.agent.peer_tls = valid.tls_secret.as_ref().map(|_| PeerTls {
         ca_file: at("ca.crt"),

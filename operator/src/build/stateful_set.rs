@@ -37,18 +37,23 @@ pub(crate) const ADMIN_PORT: u16 = 9400;
 /// are to be replaced. It is no part of the template, and so replaces none.
 pub(crate) const GENERATION_ANNOTATION: &str = "quorate.dev/generation";
 
+/// The certificates that others keep in Secrets, hashed: on the StatefulSet those that are there, on its pods those for
+/// which they were replaced.
+pub(crate) const CERTIFICATES_ANNOTATION: &str = "quorate.dev/certificates";
+
 /// The name of the claim in the template; a member's claim is `data-<pod>`.
 pub(crate) const DATA_CLAIM: &str = "data";
 
 pub(super) fn stateful_set(service: &Validated, around: &Surroundings) -> StatefulSet {
     let (claims, retention) = claims(service, around);
-    let generation = service.generation.map(|generation| {
-        let name = GENERATION_ANNOTATION.to_owned();
-        BTreeMap::from([(name, generation.to_string())])
-    });
+    let generation = service.generation.map(|generation| generation.to_string());
+    let certificates = &around.certificates;
     StatefulSet {
         metadata: ObjectMeta {
-            annotations: generation,
+            annotations: annotations([
+                (GENERATION_ANNOTATION, generation),
+                (CERTIFICATES_ANNOTATION, certificates.seen.clone()),
+            ]),
             ..metadata(service, service.name.clone())
         },
         spec: Some(StatefulSetSpec {
@@ -71,6 +76,7 @@ pub(super) fn stateful_set(service: &Validated, around: &Surroundings) -> Statef
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
                     labels: Some(labels(service)),
+                    annotations: annotations([(CERTIFICATES_ANNOTATION, certificates.pods.clone())]),
                     ..ObjectMeta::default()
                 }),
                 spec: Some(pod(service)),
@@ -79,6 +85,15 @@ pub(super) fn stateful_set(service: &Validated, around: &Surroundings) -> Statef
         }),
         ..StatefulSet::default()
     }
+}
+
+/// Those that have a value; none when there are none.
+fn annotations<const N: usize>(all: [(&str, Option<String>); N]) -> Option<BTreeMap<String, String>> {
+    let there = all.into_iter();
+    let there: BTreeMap<_, _> = there
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect();
+    (!there.is_empty()).then_some(there)
 }
 
 /// A disk that a removed member leaves behind must never vote again: it goes with the member.

@@ -27,6 +27,7 @@ fn around(pods: i32) -> Surroundings {
         pods,
         has_pod_monitors: false,
         volume_size: None,
+        certificates: Certificates::default(),
         is_between_stateful_sets: false,
     }
 }

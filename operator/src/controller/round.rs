@@ -136,12 +136,17 @@ impl<K: Group> Work<'_, K> {
             memory.has_certificates = true;
         }
         let standing = self.observed.stateful_set.as_ref();
+        let certificates = standing.map(|standing| standing.certificates.clone());
+        let certificates = certificates
+            .unwrap_or_default()
+            .after(self.certificates(memory).await?.as_ref());
         let around = Surroundings {
             pods: self.plan.pods,
             has_pod_monitors: self.context.shared.has_pod_monitors,
             volume_size: standing
                 .and_then(|standing| standing.volume_size.as_ref())
                 .map(|size| Quantity(size.0.clone())),
+            certificates,
             is_between_stateful_sets: standing.is_some_and(|standing| standing.is_terminating),
         };
         let children = build::children(self.service, &around);
@@ -163,6 +168,26 @@ impl<K: Group> Work<'_, K> {
             memory.pruned_for = Some(self.service.config_hash.clone());
         }
         Ok(slices_again)
+    }
+
+    /// A hash of the certificates that others keep, and that members read at their start only.
+    async fn certificates(&self, memory: &mut Memory) -> Result<Option<String>, Apply> {
+        if self.service.certificates_read_once.is_empty() {
+            return Ok(None);
+        }
+        if let Some((known, at)) = &memory.certificates
+            && at.elapsed() < CERTIFICATES_LOOK_INTERVAL
+        {
+            return Ok(known.clone());
+        }
+        let now = observe::certificates(self.context.shared.client.clone(), self.service)
+            .await
+            .map_err(|source| Apply::Api {
+                what: "reading the Secrets of the certificates".to_owned(),
+                source,
+            })?;
+        memory.certificates = Some((now.clone(), Instant::now()));
+        Ok(now)
     }
 
     /// Makes missing slices, and repairs those that the leader did not repair itself in time.
@@ -385,6 +410,9 @@ fn now() -> Time {
 
 /// A group that is as it should be is asked how it is every so often; its objects call by themselves.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Nothing calls when a Secret changes: the operator watches none. A kubelet takes as long to bring it into the pods.
+const CERTIFICATES_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// While something changes: each step waits for the last one to show.
 const LOOK_INTERVAL_MOVING: Duration = Duration::from_millis(300);

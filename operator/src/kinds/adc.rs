@@ -102,6 +102,11 @@ impl Group for AdcHub {
             .collect()
     }
 
+    fn certificates_read_once(&self) -> Option<&str> {
+        let tls = self.spec.client_tls.as_ref();
+        tls.map(|tls| tls.secret_ref.name.as_str())
+    }
+
     fn serves_everywhere(&self) -> bool {
         self.spec.frontends == Frontends::EveryMember
     }

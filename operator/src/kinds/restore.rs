@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{
-    KeyToPath, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume,
-};
+use k8s_openapi::api::core::v1::{KeyToPath, PersistentVolumeClaimVolumeSource, SecretVolumeSource, Volume};
 use operator_api::resources::RestoreFrom;
 
 use super::{Mount, SECRET_MODE};
@@ -65,6 +63,7 @@ mod tests {
     use serde_json::json;
 
     use crate::build::{self, Surroundings};
+    use crate::plan::Certificates;
     use crate::validate::{Settings, validate};
 
     /// The members' configuration, and their pods.
@@ -83,6 +82,7 @@ mod tests {
             pods: 3,
             has_pod_monitors: false,
             volume_size: None,
+            certificates: Certificates::default(),
             is_between_stateful_sets: false,
         };
         let children = build::children(&service, &around);
@@ -109,8 +109,7 @@ mod tests {
         assert_eq!(secret["items"], json!([{"key": "backup", "path": "backup"}]));
 
         let claim = json!({"claimName": "backups", "path": "2026/kv.backup"});
-        let (config, pod) =
-            members(json!({"type": "PersistentVolumeClaim", "persistentVolumeClaim": claim}));
+        let (config, pod) = members(json!({"type": "PersistentVolumeClaim", "persistentVolumeClaim": claim}));
         assert_eq!(
             config.restore_from,
             Some("/etc/quorate/restore/2026/kv.backup".into())

@@ -18,7 +18,8 @@ pub struct TlsSpec {
     #[serde(default)]
     pub mode: TlsMode,
     /// A Secret with `ca.crt`, `tls.crt` and `tls.key`, which all members share; cert-manager writes such Secrets.
-    /// The certificate must carry the DNS name `<name>-members.<namespace>.svc`.
+    /// The certificate must carry the DNS name `<name>-members.<namespace>.svc`. When it changes, members are replaced one
+    /// by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalName>,
 }
@@ -27,7 +28,8 @@ pub struct TlsSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientTls {
-    /// A Secret with `tls.crt` and `tls.key`, which all members share; cert-manager writes such Secrets.
+    /// A Secret with `tls.crt` and `tls.key`, which all members share; cert-manager writes such Secrets. Members of a
+    /// key-value store follow its changes; those of a hub are replaced one by one.
     pub secret_ref: LocalName,
 }
 
@@ -37,7 +39,7 @@ pub enum TlsMode {
     /// Members talk plain TCP.
     #[default]
     Disabled,
-    /// The operator issues and renews them.
+    /// The operator issues them.
     SelfIssued,
     /// From a Secret that others keep.
     Secret,
