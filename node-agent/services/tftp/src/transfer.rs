@@ -107,6 +107,8 @@ pub struct Transfer {
     sent_ever: u64,
     /// The last block that any leader can ever have sent.
     ceiling: u64,
+    /// A former leader may have sent this block, and the client may have it.
+    doubtful_to: u64,
     /// The rest of the walk, if one is going on.
     walk: Option<Walk>,
     walk_round: u32,
@@ -153,6 +155,8 @@ impl Transfer {
         transfer.ceiling = transfer.send_limit();
         if known.exact {
             transfer.ceiling = transfer.window_end();
+        } else {
+            transfer.doubtful_to = transfer.ceiling;
         }
         transfer.resent = true;
         if transfer.position != Position::Unheard {
@@ -249,6 +253,7 @@ impl Transfer {
             sent: 0,
             sent_ever: 0,
             ceiling: 0,
+            doubtful_to: 0,
             walk: None,
             walk_round: 0,
             resent: false,

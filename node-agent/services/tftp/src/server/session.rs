@@ -110,6 +110,11 @@ impl Session {
         }
     }
 
+    /// Whether the client is there, and no further than what was sent since.
+    pub(crate) fn is_position_exact(&self) -> bool {
+        self.transfer.is_position_exact()
+    }
+
     /// The bytes of block `block` in the file: offset and length.
     pub(crate) fn extent(&self, block: u64) -> (u64, usize) {
         let size = u64::from(self.fixed.block_size);

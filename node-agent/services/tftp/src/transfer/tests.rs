@@ -510,6 +510,30 @@ fn planned_hand_over_resends_one_window() {
 }
 
 #[test]
+fn position_is_exact_once_the_client_has_all_that_a_former_leader_can_have_sent() {
+    let exact = Known {
+        exact: true,
+        ..known(1000, 0)
+    };
+    let planned = Transfer::resume(plain(99_000), LIMITS, exact, ms(0));
+    assert!(planned.is_position_exact());
+    assert!(Transfer::open(plain(99_000), LIMITS, ms(0)).is_position_exact());
+    let mut found = Transfer::resume(plain(99_000), LIMITS, known(1000, 0), ms(0));
+    let mut acked = 1000;
+    while !found.is_position_exact() {
+        acked += 1;
+        assert!(acked < 99_000, "it never was");
+        found.handle(Input::CheckpointCommitted(acked - 1), ms(acked));
+        found.handle(Input::Ack(u16::try_from(acked % 0x1_0000).unwrap()), ms(acked));
+        drain(&mut found);
+    }
+    assert!(
+        acked > 1001,
+        "the first answer may be one to a block that the client had"
+    );
+}
+
+#[test]
 fn resumed_transfer_that_was_complete_closes() {
     let mut transfer = Transfer::resume(plain(9), LIMITS, known(9, 0), ms(0));
     assert_eq!(drain(&mut transfer), [Output::Closed(End::Complete)]);

@@ -5,6 +5,7 @@ use tracing::info;
 
 use super::{Done, Leader, TELL_INTERVAL};
 use crate::server::positions;
+use crate::server::session::Session;
 use crate::state::Command;
 
 /// Positions in one message.
@@ -67,8 +68,9 @@ impl Leader {
         }
     }
 
-    /// The last positions: nothing was sent after them. They are exact only if nothing will be: a member whose lease ran out
-    /// may serve on in the same term, and a successor that took these for its last would never find clients that went on.
+    /// The last positions: nothing was sent after them. They are exact only if nothing will be (a member whose lease ran out
+    /// may serve on in the same term), and if this leader knew itself where its clients are (one that led for a moment may
+    /// not have heard them yet): a successor that took these for exact would never find clients that are further.
     pub(super) fn say_last_words(&mut self, is_over: bool) {
         self.context.options.metrics.sessions(0);
         let acked: Vec<_> = self
@@ -86,6 +88,7 @@ impl Leader {
             self.context.board.note(*id, *block);
         }
         // One message, since one of several might be dropped: the last words must not come without the positions.
-        self.context.replica.tell(positions::message(acked, is_over));
+        let is_exact = is_over && self.sessions.values().all(Session::is_position_exact);
+        self.context.replica.tell(positions::message(acked, is_exact));
     }
 }
