@@ -1,7 +1,7 @@
 # Sourced by e2e/run: the tests on a real Kubernetes.
 
 # Those that only `e2e/run long kubernetes` runs.
-kubernetes_long=(kubernetes_certificates kubernetes_kv kubernetes_lab_leader_loss kubernetes_lab_moves kubernetes_lab_quiet kubernetes_scale)
+kubernetes_long=(kubernetes_certificates kubernetes_lab_leader_loss kubernetes_lab_quiet kubernetes_scale)
 
 # kubernetes_tests short|long [FILTER]
 kubernetes_tests() {

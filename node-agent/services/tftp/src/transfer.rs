@@ -289,16 +289,6 @@ impl Transfer {
         (self.acked() + u64::from(self.terms.window_size)).min(self.send_limit())
     }
 
-    /// The last block that may be sent: see "Blocks" above.
-    fn send_limit(&self) -> u64 {
-        match self.committed {
-            Position::Unheard => 0,
-            Position::Acked(block) => self
-                .last_block
-                .min(block + AMBIGUITY_MAX - u64::from(self.terms.window_size)),
-        }
-    }
-
     fn send_first(&mut self, now: Duration) {
         if self.terms.has_oack {
             self.timed = (!self.resent).then_some((0, now));

@@ -28,6 +28,16 @@ pub(super) struct Walk {
 }
 
 impl Transfer {
+    /// The last block that may be sent: see "Blocks" of the module.
+    pub(super) fn send_limit(&self) -> u64 {
+        match self.committed {
+            Position::Unheard => 0,
+            Position::Acked(block) => self
+                .last_block
+                .min(block + AMBIGUITY_MAX - u64::from(self.terms.window_size)),
+        }
+    }
+
     /// Whether the client has nothing beyond its position but what this leader sent: a client that was taken over may be
     /// further, and answers old blocks all the same, until it has acknowledged all that a former leader can have sent.
     pub fn is_position_exact(&self) -> bool {
