@@ -35,6 +35,7 @@ pub(crate) use secrets::{
 };
 pub(crate) use stateful_set::{
     ADMIN_PORT, CERTIFICATES_ANNOTATION, DATA_CLAIM, GENERATION_ANNOTATION, PEER_PORT,
+    PODS_CERTIFICATES_ANNOTATION,
 };
 
 /// An object to apply.

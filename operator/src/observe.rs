@@ -268,9 +268,10 @@ fn stateful_set(service: &Validated, stores: &Stores) -> Option<StatefulSet> {
             .and_then(|generation| generation.parse().ok()),
         certificates: Certificates {
             seen: found.annotations().get(build::CERTIFICATES_ANNOTATION).cloned(),
-            pods: spec
-                .and_then(|spec| spec.template.metadata.as_ref()?.annotations.as_ref())
-                .and_then(|annotations| annotations.get(build::CERTIFICATES_ANNOTATION).cloned()),
+            pods: found
+                .annotations()
+                .get(build::PODS_CERTIFICATES_ANNOTATION)
+                .cloned(),
         },
         update_revision: status.update_revision.filter(|_| is_seen),
     })

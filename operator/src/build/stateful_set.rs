@@ -41,6 +41,9 @@ pub(crate) const GENERATION_ANNOTATION: &str = "quorate.dev/generation";
 /// which they were replaced.
 pub(crate) const CERTIFICATES_ANNOTATION: &str = "quorate.dev/certificates";
 
+/// On the StatefulSet, too, those for which its pods were replaced: its template is not kept in memory.
+pub(crate) const PODS_CERTIFICATES_ANNOTATION: &str = "quorate.dev/pods-certificates";
+
 /// The name of the claim in the template; a member's claim is `data-<pod>`.
 pub(crate) const DATA_CLAIM: &str = "data";
 
@@ -53,6 +56,7 @@ pub(super) fn stateful_set(service: &Validated, around: &Surroundings) -> Statef
             annotations: annotations([
                 (GENERATION_ANNOTATION, generation),
                 (CERTIFICATES_ANNOTATION, certificates.seen.clone()),
+                (PODS_CERTIFICATES_ANNOTATION, certificates.pods.clone()),
             ]),
             ..metadata(service, service.name.clone())
         },

@@ -349,3 +349,21 @@ fn hub_mounts_its_users_and_certificate() {
     let secret = token_secret(&service, "t", Some("k"));
     assert_eq!(secret.data.unwrap()["password-key"].0, b"k");
 }
+
+#[test]
+fn replaced_certificates_are_told_on_the_pods_and_beside_them() {
+    let around = Surroundings {
+        certificates: Certificates {
+            seen: Some("b".to_owned()),
+            pods: Some("a".to_owned()),
+        },
+        ..around(3)
+    };
+    let children = children(&service(serde_json::json!({})), &around);
+    let set = child(&children, "StatefulSet", "boot");
+    let own = &set["metadata"]["annotations"];
+    assert_eq!(own[CERTIFICATES_ANNOTATION], "b");
+    assert_eq!(own[PODS_CERTIFICATES_ANNOTATION], "a");
+    let pods = &set["spec"]["template"]["metadata"]["annotations"];
+    assert_eq!(pods[CERTIFICATES_ANNOTATION], "a");
+}
