@@ -20,7 +20,7 @@ use super::Counters;
 use super::events::{Admitted, ToHub, ToWorker};
 use super::listener::Accepted;
 use crate::message::{Cid, Line, Sid};
-use crate::session::{Input, Reach, Settings};
+use crate::session::{Input, Settings};
 use crate::state::{BanTarget, Departure, LinkId};
 pub(super) use connection::Rules;
 use connection::{Connection, ReadError};
@@ -120,8 +120,6 @@ impl Round {
 struct Worker {
     common: Arc<Common>,
     connections: BTreeMap<LinkId, Box<Connection>>,
-    /// The connections of this thread's users, by the SIDs that they have for everybody else.
-    by_sid: BTreeMap<Sid, LinkId>,
     /// Those for which something waits.
     dirty: Vec<LinkId>,
     /// Those for which lines for everybody wait.
@@ -143,7 +141,6 @@ impl Worker {
         Self {
             common,
             connections: BTreeMap::new(),
-            by_sid: BTreeMap::new(),
             dirty: Vec::new(),
             round: Round::default(),
             backlog: Vec::new(),
@@ -271,14 +268,9 @@ impl Worker {
 
     /// The other end is gone.
     fn gone(&mut self, link: LinkId) {
-        let Some(connection) = self.connections.remove(&link) else {
-            return;
-        };
-        let sid = connection.real_sid();
-        if self.by_sid.get(&sid) == Some(&link) {
-            self.by_sid.remove(&sid);
-        }
-        if !connection.is_closing() {
+        if let Some(connection) = self.connections.remove(&link)
+            && !connection.is_closing()
+        {
             let departure = Departure::Left;
             self.backlog.push(ToHub::Ended { link, departure });
         }
@@ -296,38 +288,12 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(&link) else {
             return;
         };
-        let before = self.backlog.len();
         let is_done = connection.take_lines(&mut self.backlog);
         connection.mark(&mut self.dirty);
         let has_room = self.backlog.len() < BACKLOG_MAX;
         connection.set_reading(is_done && has_room);
         if is_done && !has_room {
             self.held.push(link);
-        }
-        self.deliver_own(before);
-    }
-
-    /// Delivers lines for one user of this thread that are in the backlog from there on: the hub need not see them. Whoever
-    /// may be written to is known to the sender, whose thread was told of it before.
-    fn deliver_own(&mut self, mut at: usize) {
-        while let Some(one) = self.backlog.get(at) {
-            let to = match one {
-                ToHub::Relay {
-                    reach: Reach::One(to) | Reach::Echo(to),
-                    ..
-                } => self.by_sid.get(to).copied(),
-                _ => None,
-            };
-            match to.map(|to| (to, self.backlog.remove(at))) {
-                Some((to, ToHub::Relay { link, reach, line })) => {
-                    let lines = Bytes::from(line);
-                    if let Reach::Echo(_) = reach {
-                        self.one(link, lines.clone());
-                    }
-                    self.one(to, lines);
-                }
-                _ => at += 1,
-            }
         }
     }
 
@@ -345,7 +311,6 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(&link) else {
             return;
         };
-        self.by_sid.insert(admitted.sid, link);
         connection.admit(admitted, &mut self.backlog);
         self.proceed(link);
     }

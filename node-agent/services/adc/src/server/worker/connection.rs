@@ -289,7 +289,7 @@ impl Connection {
     }
 
     /// The SID that it has for everybody else.
-    pub(super) fn real_sid(&self) -> Sid {
+    fn real_sid(&self) -> Sid {
         match self.alias {
             Some((_, real)) => real,
             None => self.session.sid().unwrap_or(Sid::NOBODY),
