@@ -1,26 +1,24 @@
 //! One connection: its session, and what waits to be sent.
 
+mod writing;
+
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::socket::{self, News, Sockets};
+use super::socket::{News, Sockets};
 use super::wire::Wire;
 use super::{Admitted, Common};
-use crate::message::{Line, LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_sids};
+use crate::message::{LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_sids};
 use crate::server::events::ToHub;
 use crate::server::listener::{Accepted, Place};
 use crate::session::{Input, Origin, Output, Reach, Session, selects_among};
-use crate::state::{Departure, Event, LinkId};
+use crate::state::{Event, LinkId};
 
-/// Pieces for which an idle connection keeps room.
-const QUEUE_KEPT: usize = 4;
-/// Bytes of lines that are encrypted before they are written: what waits for a slow reader is shared with the others.
-const ENCRYPTED_MAX: usize = 64 << 10;
 /// How long a connection that is to be closed is read further: closing it with unread bytes would destroy the last words.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -367,113 +365,6 @@ impl Connection {
         }
     }
 
-    /// Writes what waits, as far as the socket takes it; whether the connection lives.
-    pub(super) fn write(&mut self) -> bool {
-        self.is_marked = false;
-        self.is_in_round = false;
-        if self.blocked.is_some() {
-            return true;
-        }
-        while self.has_more() {
-            let waiting = if self.wire.is_tls() {
-                &self.records
-            } else {
-                &self.queue
-            };
-            match socket::write(&self.stream, waiting.iter()) {
-                Ok(0) => return false,
-                Ok(length) => self.sent(length),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.blocked = Some(Instant::now());
-                    return true;
-                }
-                Err(_) => return false,
-            }
-        }
-        // Bursts leave no memory behind.
-        if self.queue.capacity() > QUEUE_KEPT {
-            self.queue = VecDeque::new();
-        }
-        if self.is_ended && !std::mem::replace(&mut self.is_shut, true) {
-            // Fails when the client is gone already.
-            socket2::SockRef::from(&self.stream)
-                .shutdown(Shutdown::Write)
-                .ok();
-        }
-        true
-    }
-
-    /// Whether something is to be written; encrypts what has to be.
-    fn has_more(&mut self) -> bool {
-        if self.queue.is_empty() && self.closing.is_some() && !std::mem::replace(&mut self.is_ended, true) {
-            self.wire.end();
-        }
-        if !self.wire.is_tls() {
-            return !self.queue.is_empty();
-        }
-        while self.records.is_empty() {
-            if let Some(records) = self.wire.outgoing() {
-                self.records.push_back(records);
-            } else if let Some(mut lines) = self.queue.pop_front() {
-                let now = lines.split_to(lines.len().min(ENCRYPTED_MAX));
-                self.queued_bytes -= now.len();
-                self.wire.encrypt(&now);
-                self.is_split = !lines.is_empty();
-                if self.is_split {
-                    self.queue.push_front(lines);
-                }
-            } else {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn sent(&mut self, length: usize) {
-        self.written = Instant::now();
-        if self.wire.is_tls() {
-            consume(&mut self.records, length);
-        } else {
-            self.queued_bytes -= length;
-            self.sent_bytes += length as u64;
-            self.is_split = consume(&mut self.queue, length);
-        }
-    }
-
-    /// Whether more waits than may wait.
-    pub(super) fn is_too_slow(&self, queue_bytes_max: usize) -> bool {
-        self.closing.is_none() && self.queued_bytes > queue_bytes_max
-    }
-
-    /// Drops a user that reads too slowly, with what waits for it but a line that was begun.
-    pub(super) fn give_up(&mut self, to_hub: &mut Vec<ToHub>) {
-        let text = "You read too slowly";
-        // Nothing can be said in the middle of compressed lines.
-        let is_packed = self.sent_bytes < self.packed_until;
-        let begun = self.queue.pop_front().filter(|_| self.is_split && !is_packed);
-        self.queue.clear();
-        if let Some(begun) = begun {
-            let end = begun.iter().position(|byte| *byte == b'\n');
-            self.queue
-                .push_back(begun.slice(..end.map_or(begun.len(), |end| end + 1)));
-        }
-        self.queued_bytes = self.queue.iter().map(Bytes::len).sum();
-        let sid = self.session.sid().unwrap_or(Sid::NOBODY);
-        let quit = Line::new(&format!("IQUI {sid}"))
-            .named("MS", text)
-            .named("TL", SLOW_RETRY_S);
-        if !is_packed {
-            self.sends(quit.end().into());
-        }
-        self.close();
-        to_hub.push(ToHub::Ended {
-            link: self.link,
-            departure: Departure::Dropped {
-                reason: "read too slowly".to_owned(),
-            },
-        });
-    }
-
     /// Whether a connection that is being closed has lingered long enough.
     pub(super) fn is_over(&self, now: Instant) -> bool {
         self.closing.is_some_and(|until| until <= now)
@@ -505,19 +396,3 @@ impl Connection {
         false
     }
 }
-
-/// Takes what was sent off a queue; whether its first piece was sent in part.
-fn consume(queue: &mut VecDeque<Bytes>, mut length: usize) -> bool {
-    while let Some(first) = queue.front_mut() {
-        if length < first.len() {
-            first.advance(length);
-            return length > 0;
-        }
-        length -= first.len();
-        queue.pop_front();
-    }
-    false
-}
-
-/// Seconds after which a user that read too slowly may come back.
-const SLOW_RETRY_S: u64 = 30;
