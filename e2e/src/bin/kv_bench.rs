@@ -29,7 +29,7 @@ struct Arguments {
     /// A run of a few minutes: three members, short phases.
     #[arg(long)]
     quick: bool,
-    /// Only the cases whose names contain this, such as `put` or `1000 clients`; `none` for none of them.
+    /// Only the cases whose names contain this, such as `put, 1 clients` or `1000 clients, 256 B`; `none` for none of them.
     #[arg(long, default_value = "")]
     only: String,
     /// Group sizes.
@@ -131,7 +131,8 @@ fn main() -> anyhow::Result<()> {
         let case = bench.case(&sides, "fill", &fill_load(fill), Target::Leader)?;
         filled.get_or_insert(case);
         for (name, load, target) in plan(arguments.seconds) {
-            if name.contains(&arguments.only) {
+            let named = format!("{name}, {} clients, {} B", load.clients, load.value_bytes);
+            if named.contains(&arguments.only) {
                 cases.push(bench.case(&sides, &name, &load, target)?);
             }
         }

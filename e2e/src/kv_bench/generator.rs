@@ -144,6 +144,8 @@ struct Generator<'a> {
     chance: u64,
     key: String,
     value: Vec<u8>,
+    /// What is read goes here first: a buffer of each connection's own would be filled with zeros before each read.
+    read: Box<[u8]>,
     answered: Vec<Answered>,
     sent: u64,
     started: Instant,
@@ -194,6 +196,7 @@ impl<'a> Generator<'a> {
                 .cycle()
                 .take(load.value_bytes)
                 .collect(),
+            read: vec![0; READ_BYTES].into(),
             answered: Vec::new(),
             sent: 0,
             started: now(),
@@ -380,15 +383,13 @@ impl<'a> Generator<'a> {
 
     fn hear(&mut self, index: usize) -> anyhow::Result<()> {
         let connection = &mut self.connections[index];
-        let filled = connection.input.len();
-        connection.input.resize(filled + READ_BYTES, 0);
-        let read = match connection.socket.read(&mut connection.input[filled..]) {
+        let read = match connection.socket.read(&mut self.read) {
             Ok(0) => bail!("a server closed a connection"),
             Ok(read) => read,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
             Err(error) => return Err(error).context("reading from a server"),
         };
-        connection.input.truncate(filled + read);
+        connection.input.extend_from_slice(&self.read[..read]);
         let taken = connection
             .wire
             .hear(&connection.input, &mut connection.output, &mut self.answered)?;
