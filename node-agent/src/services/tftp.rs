@@ -24,7 +24,7 @@ use tftp::transfer::Limits;
 use tftp::{Metrics, Options, Tftp, UploadRule, Uploads};
 
 use super::{Started, serve, start_node};
-use sources::Sources;
+use sources::{Sources, Untried};
 
 use crate::admin::files::{ByteStream, FileError, FileStore};
 
@@ -79,6 +79,7 @@ pub(super) async fn start(
     };
     let (shown, lacking) = (replica.clone(), files.clone());
     let sources = Sources::new(&tftp.sources, &files, &replica, registry)?;
+    let untried = sources.untried();
     let served = serve::<Tftp>(options, replica.clone(), until);
     Ok(Started {
         node,
@@ -90,7 +91,7 @@ pub(super) async fn start(
         }),
         client_address: client_address.to_string(),
         detail: Arc::new(move || tftp::server::transfers(&shown, &metrics, TRANSFERS_SHOWN_MAX)),
-        lacks: Arc::new(move || lacks(&lacking)),
+        lacks: Arc::new(move || lacks(&lacking, &untried)),
         files: Some(Arc::new(Adapter { files, replica })),
         hub: None,
     })
@@ -115,10 +116,19 @@ fn uploads(tftp: &TftpConfig) -> anyhow::Result<Uploads> {
     })
 }
 
-/// What keeps a member from being ready: until it holds all content, it must not count as a copy.
-fn lacks(files: &Files) -> Option<String> {
+/// What keeps a member from being ready: until it holds all content, it must not count as a copy, and until it has looked at
+/// a new group's sources, the group does not serve what it is there for.
+fn lacks(files: &Files, untried: &Untried) -> Option<String> {
     let missing = files.lacking();
-    (missing > 0).then(|| format!("fetching the content of {missing} files from other members"))
+    if missing > 0 {
+        return Some(format!(
+            "fetching the content of {missing} files from other members"
+        ));
+    }
+    let source = untried.first_missed()?;
+    Some(format!(
+        "taking the files of the source {source} for the first time"
+    ))
 }
 
 /// The files of the group, for the admin port.

@@ -9,6 +9,7 @@ mod plan;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -28,6 +29,35 @@ use plan::{Plan, Wanted, plan};
 pub(super) struct Sources {
     sources: Vec<(Source, Keeper)>,
     orphans: Orphans,
+    untried: Untried,
+}
+
+/// The names of the sources at which this member has not looked yet.
+#[derive(Clone)]
+pub(super) struct Untried {
+    names: Arc<Mutex<BTreeSet<String>>>,
+    replica: Replica<TftpState>,
+}
+
+impl Untried {
+    /// The first source of which the group has no file only because its leader, this member, has not looked at it yet. One
+    /// that was looked at in vain keeps nobody from serving the other files.
+    pub(super) fn first_missed(&self) -> Option<String> {
+        if !leads(&self.replica.leadership().borrow()) {
+            return None;
+        }
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut untried = names.iter();
+        self.replica.local(|state| {
+            let is_new = |name: &&String| !state.sourced().any(|(_, _, source)| source == name.as_str());
+            untried.find(is_new).cloned()
+        })
+    }
+
+    fn tried(&self, name: &str) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.remove(name);
+    }
 }
 
 enum Source {
@@ -81,9 +111,13 @@ impl Sources {
             };
             sources.push((source, keeper(configured.name())));
         }
-        let names = configured.iter().map(|source| source.name().to_owned()).collect();
+        let names: BTreeSet<_> = configured.iter().map(|source| source.name().to_owned()).collect();
         Ok(Self {
             sources,
+            untried: Untried {
+                names: Arc::new(Mutex::new(names.clone())),
+                replica: replica.clone(),
+            },
             orphans: Orphans {
                 names,
                 files: files.clone(),
@@ -92,11 +126,16 @@ impl Sources {
         })
     }
 
+    /// Those at which this member has not looked yet, as long as it runs.
+    pub(super) fn untried(&self) -> Untried {
+        self.untried.clone()
+    }
+
     /// Follows every source while this member leads; never ends by itself.
     pub(super) async fn run(self) -> Infallible {
         let mut followed = JoinSet::new();
         for (source, keeper) in self.sources {
-            followed.spawn(follow(source, keeper));
+            followed.spawn(follow(source, keeper, self.untried.clone()));
         }
         followed.spawn(self.orphans.remove());
         // Only a panic ends one, and it is in the log; the others go on.
@@ -106,7 +145,7 @@ impl Sources {
 }
 
 /// Looks at a source again and again while this member leads.
-async fn follow(mut source: Source, mut keeper: Keeper) {
+async fn follow(mut source: Source, mut keeper: Keeper, untried: Untried) {
     let mut leadership = keeper.replica.leadership();
     let mut failures = 0_u32;
     loop {
@@ -117,6 +156,7 @@ async fn follow(mut source: Source, mut keeper: Keeper) {
             looked = look(&mut source, &mut keeper) => looked,
             _ = leadership.wait_for(|leadership| !leads(leadership)) => continue,
         };
+        untried.tried(&keeper.name);
         let pause = match looked {
             Ok(is_same) => {
                 failures = 0;
