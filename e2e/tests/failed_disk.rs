@@ -7,7 +7,6 @@
 
 use std::fs;
 
-use anyhow::ensure;
 use e2e::clock::PATIENCE;
 use e2e::data::{MIB, random_bytes};
 use e2e::disk::Disk;
@@ -24,15 +23,7 @@ fn leader_whose_disk_fails_ends_and_the_others_go_on() {
     let disk = Disk::that_can_fail(&image, &group.member_dir(MEMBER).join("data")).unwrap();
     group.launch().unwrap();
     let content = serve(&group, "image.bin", 1, 24 * MIB).unwrap();
-    eventually("the member with that disk leads", PATIENCE, || {
-        let leader = group.leader()?;
-        if leader.name != MEMBER {
-            group.transfer()?;
-        }
-        ensure!(leader.name == MEMBER, "{} leads", leader.name);
-        Ok(())
-    })
-    .unwrap();
+    group.let_lead(MEMBER).unwrap();
     let fail = || disk.fail();
     disturbed_download_without_proxy(&group, Client::TftpHpa, "image.bin", &content, fail).unwrap();
     // Acknowledged by the two that are left, whatever became of the third.
@@ -41,13 +32,7 @@ fn leader_whose_disk_fails_ends_and_the_others_go_on() {
         group.put("stored.bin", &stored)
     })
     .unwrap();
-    let said = group.scratch().join("local.output");
-    eventually("the member ends with its exit code", PATIENCE, || {
-        let said = fs::read_to_string(&said)?;
-        ensure!(said.contains("exit status: 70"), "it is not said");
-        Ok(())
-    })
-    .unwrap();
+    group.await_failed_member().unwrap();
     let log = fs::read_to_string(group.member_dir(MEMBER).join("log")).unwrap();
     let why = log
         .lines()

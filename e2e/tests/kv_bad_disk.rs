@@ -107,24 +107,10 @@ fn member_whose_disk_fails_ends_and_the_others_keep_what_was_acknowledged() {
     let disk = Disk::that_can_fail(&image, &group.member_dir(MEMBER).join("data")).unwrap();
     group.launch().unwrap();
     let running = load(&group);
-    eventually("the member with that disk leads", PATIENCE, || {
-        let leader = group.leader()?;
-        if leader.name != MEMBER {
-            group.transfer()?;
-        }
-        ensure!(leader.name == MEMBER, "{} leads", leader.name);
-        Ok(())
-    })
-    .unwrap();
+    group.let_lead(MEMBER).unwrap();
     lose(&running.load, MEMBER);
     disk.fail().unwrap();
-    let said = group.scratch().join("local.output");
-    eventually("the member ends with its exit code", PATIENCE, || {
-        let said = fs::read_to_string(&said)?;
-        ensure!(said.contains("exit status: 70"), "it is not said");
-        Ok(())
-    })
-    .unwrap();
+    group.await_failed_member().unwrap();
     await_answers(&running.load, ANSWERS).unwrap();
     lose(&running.load, MEMBER);
     // Without that disk the directory is empty: a new member.

@@ -7,6 +7,7 @@ use operator_api::MemberStatus;
 use rustix::process::Signal;
 
 use super::{Group, pid};
+use crate::clock::{PATIENCE, eventually};
 use crate::process::signal;
 
 impl Group {
@@ -25,6 +26,28 @@ impl Group {
         let leader = self.leader()?;
         signal(pid(&leader)?, with)?;
         Ok(leader)
+    }
+
+    /// Hands leadership over until this member leads.
+    pub fn let_lead(&self, member: &str) -> anyhow::Result<()> {
+        eventually(&format!("{member} leads"), PATIENCE, || {
+            let leader = self.leader()?;
+            if leader.name != member {
+                self.transfer()?;
+            }
+            ensure!(leader.name == member, "{} leads", leader.name);
+            Ok(())
+        })
+    }
+
+    /// Waits until the supervisor has said that a member ended because it could not go on (`EX_SOFTWARE`).
+    pub fn await_failed_member(&self) -> anyhow::Result<()> {
+        let output = self.scratch().join("local.output");
+        eventually("a member ends with its exit code", PATIENCE, || {
+            let said = fs::read_to_string(&output).context("reading what the supervisor says")?;
+            ensure!(said.contains("exit status: 70"), "it is not said");
+            Ok(())
+        })
     }
 
     /// Kills the leader and removes all its data before it is started again; says who it was.

@@ -41,7 +41,7 @@ impl Transfer {
     /// Whether the client has nothing beyond its position but what this leader sent: a client that was taken over may be
     /// further, and answers old blocks all the same, until it has acknowledged all that a former leader can have sent.
     pub fn is_position_exact(&self) -> bool {
-        self.doubtful_to == 0 || self.acked() >= self.doubtful_to
+        self.acked() >= self.doubtful_to
     }
 
     /// Whether a repeated ACK says that the first block of the window was lost: the one gap that shows no progress.
