@@ -133,12 +133,21 @@ fn last_member_standing(replicas: u16) {
 
 /// Kills the last member, too, and lets only it start again: the others are stopped as soon as they exist.
 fn restart_alone(setup: &Setup, alone: usize) {
-    let status = setup.group.statuses().remove(alone).unwrap();
+    let mut statuses = setup.group.statuses();
+    let status = statuses.remove(alone).unwrap();
+    let others: Vec<String> = (0..=statuses.len())
+        .filter(|member| *member != alone)
+        .map(|member| format!("kv-{member}"))
+        .collect();
     setup.group.kill(&status).unwrap();
     setup.group.supervisor().unwrap().signal(Signal::CONT).unwrap();
-    eventually("the last member is started again", PATIENCE, || {
-        for pid in others(setup, &status.name)? {
-            signal(pid, Signal::STOP)?;
+    eventually("only the last member is started again", PATIENCE, || {
+        for name in &others {
+            let running = running(setup, name);
+            ensure!(!running.is_empty(), "{name} does not run yet");
+            for pid in running {
+                signal(pid, Signal::STOP)?;
+            }
         }
         let now = setup
             .group
@@ -151,16 +160,10 @@ fn restart_alone(setup: &Setup, alone: usize) {
     .unwrap();
 }
 
-/// The processes of the members but this one.
-fn others(setup: &Setup, name: &str) -> anyhow::Result<Vec<u32>> {
-    let supervisor = setup.group.supervisor()?.pid();
-    let all = e2e::process::all_running_on(&setup.group.dir());
-    let own = setup.group.member_dir(name);
-    let own = e2e::process::all_running_on(&own);
-    Ok(all
-        .into_iter()
-        .filter(|pid| *pid != supervisor && !own.contains(pid))
-        .collect())
+/// The processes of one member. A child of the supervisor is nobody's until its own program runs in it: who stopped
+/// it before would stop any member, and the supervisor, which waits for that moment.
+fn running(setup: &Setup, name: &str) -> Vec<u32> {
+    e2e::process::all_running_on(&setup.group.member_dir(name))
 }
 
 fn paused(setup: &Setup) -> Vec<u32> {
