@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Parser, ValueEnum};
 use e2e::clock::now;
-use e2e::kubernetes::faults::{CutNode, PausedPod, kill_pod};
+use e2e::kubernetes::faults::{CutNode, PausedPod, kill_pod, kill_processes};
 use e2e::kubernetes::probe::{Asked, Probe, Request};
 use e2e::kubernetes::{
     ADMIN_PORT, Cluster, Election, KvCluster, Operator, PATIENCE, Resource, Route, Space, TftpCluster,
@@ -44,14 +44,16 @@ struct Arguments {
 #[serde(rename_all = "camelCase")]
 enum Fault {
     PodKilled,
+    Killed,
     Stopped,
     NodeCut,
     PlannedTransfer,
 }
 
 impl Fault {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::PodKilled,
+        Self::Killed,
         Self::Stopped,
         Self::NodeCut,
         Self::PlannedTransfer,
@@ -60,6 +62,7 @@ impl Fault {
     fn name(self) -> &'static str {
         match self {
             Self::PodKilled => "pod killed",
+            Self::Killed => "SIGKILL",
             Self::Stopped => "SIGSTOP",
             Self::NodeCut => "node cut off",
             Self::PlannedTransfer => "planned transfer",
@@ -69,7 +72,7 @@ impl Fault {
     /// What was aimed at, at the 50th and the 99th percentile.
     fn aim(self) -> &'static str {
         match self {
-            Self::PodKilled => "1.0 s, 2 s",
+            Self::PodKilled | Self::Killed => "1.0 s, 2 s",
             Self::Stopped => "",
             Self::NodeCut => "-, 4 s",
             Self::PlannedTransfer => "-, 0.3 s",
@@ -266,7 +269,7 @@ impl<'a> Bench<'a> {
         let requests = probe.finish()?;
         let won = election.won();
         drop(election);
-        undo.undo()?;
+        undo.undo(self.resource.space())?;
         Ok(self.judge(fault, operator, &requests, (commanded, won, moved)))
     }
 
@@ -327,6 +330,7 @@ impl<'a> Bench<'a> {
         let space = self.resource.space();
         match fault {
             Fault::PodKilled => kill_pod(space, leader).map(|()| Undo::Nothing),
+            Fault::Killed => kill_processes(space, leader).map(|()| Undo::Replace(leader.to_owned())),
             Fault::Stopped => PausedPod::pause(space, leader).map(Undo::Continue),
             Fault::NodeCut => {
                 let node = self.resource.node_of(leader)?;
@@ -342,14 +346,17 @@ impl<'a> Bench<'a> {
 
 enum Undo<'a> {
     Nothing,
+    /// By a new pod: the kubelet would let a container that is killed again and again wait for minutes.
+    Replace(String),
     Continue(PausedPod<'a>),
     Heal(CutNode<'a>),
 }
 
 impl Undo<'_> {
-    fn undo(self) -> anyhow::Result<()> {
+    fn undo(self, space: &Space<'_>) -> anyhow::Result<()> {
         match self {
             Self::Nothing => Ok(()),
+            Self::Replace(pod) => kill_pod(space, &pod),
             Self::Continue(paused) => {
                 drop(paused);
                 Ok(())

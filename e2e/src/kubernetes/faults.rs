@@ -6,7 +6,8 @@ use anyhow::Context;
 
 use super::{Cluster, Space};
 
-/// Kills a pod without a word: the API server forgets it at once, and its processes get SIGKILL.
+/// Deletes a pod without grace: the API server forgets it at once. The kubelet still sends SIGTERM first, and SIGKILL a moment
+/// later, so that its program can have a last word; see [`kill_processes`].
 pub fn kill_pod(space: &Space<'_>, pod: &str) -> anyhow::Result<()> {
     space
         .kubectl(&[
@@ -18,6 +19,11 @@ pub fn kill_pod(space: &Space<'_>, pod: &str) -> anyhow::Result<()> {
             "--wait=false",
         ])
         .map(drop)
+}
+
+/// Kills the processes of a pod, without a word to anybody: SIGKILL. The kubelet starts its containers again.
+pub fn kill_processes(space: &Space<'_>, pod: &str) -> anyhow::Result<()> {
+    signal(space.cluster(), &Processes::of(space, pod)?, "KILL")
 }
 
 /// A node whose cable is out.
@@ -77,37 +83,51 @@ impl Drop for StoppedProgram<'_> {
     }
 }
 
+/// Where a pod's processes run.
+#[derive(Debug)]
+struct Processes {
+    node: String,
+    uid: String,
+}
+
+impl Processes {
+    fn of(space: &Space<'_>, pod: &str) -> anyhow::Result<Self> {
+        let object = space.get("pod", pod)?;
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        Ok(Self {
+            node: text(&object["spec"]["nodeName"]).context("the pod is on no node")?,
+            uid: text(&object["metadata"]["uid"]).context("the pod has no UID")?,
+        })
+    }
+}
+
+/// Sends a signal to every process of the pod's containers.
+fn signal(cluster: &Cluster, to: &Processes, signal: &str) -> anyhow::Result<()> {
+    cluster.lab(&["signal", &to.node, &to.uid, signal]).map(drop)
+}
+
 /// The processes of a pod, stopped where they are.
 #[derive(Debug)]
 pub struct PausedPod<'a> {
     cluster: &'a Cluster,
-    node: String,
-    uid: String,
+    processes: Processes,
 }
 
 impl<'a> PausedPod<'a> {
     /// Sends SIGSTOP to every process of the pod's containers.
     pub fn pause(space: &Space<'a>, pod: &str) -> anyhow::Result<Self> {
-        let object = space.get("pod", pod)?;
-        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         let paused = Self {
             cluster: space.cluster(),
-            node: text(&object["spec"]["nodeName"]).context("the pod is on no node")?,
-            uid: text(&object["metadata"]["uid"]).context("the pod has no UID")?,
+            processes: Processes::of(space, pod)?,
         };
-        paused.signal("STOP")?;
+        signal(paused.cluster, &paused.processes, "STOP")?;
         Ok(paused)
-    }
-
-    fn signal(&self, signal: &str) -> anyhow::Result<()> {
-        let arguments = ["signal", &self.node, &self.uid, signal];
-        self.cluster.lab(&arguments).map(drop)
     }
 }
 
 impl Drop for PausedPod<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.signal("CONT") {
+        if let Err(error) = signal(self.cluster, &self.processes, "CONT") {
             eprintln!("the pod stays stopped: {error:#}");
         }
     }
