@@ -345,8 +345,9 @@ const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// A transfer takes an election without its timeout; the node itself falls back to an election when it stalls.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// kube-proxy writes a change down at once when it has been idle, and after a second (its `minSyncPeriod`) when not.
-const ROUTE_SETTLES: Duration = Duration::from_secs(1);
+/// kube-proxy writes a change down at once when it has been idle, and after a second (its `minSyncPeriod`) when not. A pod that
+/// is deleted without grace is killed two seconds after it was told to end.
+const ROUTE_SETTLES: Duration = Duration::from_millis(1500);
 
 /// For the last sync and the peers' connections.
 const NODE_STOP_TIMEOUT: Duration = Duration::from_secs(5);

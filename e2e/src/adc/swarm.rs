@@ -280,7 +280,9 @@ impl Swarm {
 /// Raises the limit of open files of this process, and of those that it starts afterwards, to what a hub with so many users
 /// needs, and some more.
 pub fn raise_limit_of_files(users: usize) -> anyhow::Result<()> {
-    let needed = 2 * users as u64 + 1_000;
+    let users = users as u64;
+    // Half of them may be closing an old connection while they open a new one.
+    let needed = users + users / 2 + 1_000;
     let limit = getrlimit(Resource::Nofile);
     let enough = |value: Option<u64>| value.is_none_or(|value| value >= needed);
     if enough(limit.current) {

@@ -57,7 +57,7 @@ pub(super) async fn start(
         files_max: tftp.files_max,
         content_bytes_max: tftp.content_bytes_max,
     };
-    let files = Files::start(replica.clone(), store.clone(), limits);
+    let files = Files::new(replica.clone(), store.clone(), limits);
     let metrics = Metrics::register(registry).context("registering metrics")?;
     let options = Options {
         listen: tftp.listen,

@@ -94,7 +94,12 @@ impl Link {
     ) -> Result<T, RpcError> {
         match tokio::time::timeout(deadline, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(sort(&status)),
+            Ok(Err(status)) => {
+                if status.code() == Code::PermissionDenied {
+                    self.peers.reconnect(self.target);
+                }
+                Err(sort(&status))
+            }
             Err(_) => Err(self.timed_out(action, deadline).into()),
         }
     }

@@ -197,6 +197,14 @@ impl Peers {
         Ok(with(&links[&to]))
     }
 
+    /// Whoever is at the other end is not `to`: an address was given to somebody else. The next call looks for it anew.
+    pub(crate) fn reconnect(&self, to: NodeId) {
+        #[cfg(not(simulation))]
+        self.whereabouts.retain(|peer| peer != to);
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.remove(&to);
+    }
+
     /// A client of `to`, on one of its connections. Does not wait: a broken connection shows in the call.
     pub(crate) fn client(&self, to: NodeId, address: &str, lane: Lane) -> Result<Client, AskError> {
         let channel = self.with_link(to, address, |link| link.lanes[lane as usize].clone())?;
@@ -218,7 +226,11 @@ impl Peers {
             let Ok(mut client) = self.client(to, address, Lane::Bulk) else {
                 return;
             };
-            match client.hello(proto::Empty {}).await {
+            let said = tokio::select! {
+                said = client.hello(proto::Empty {}) => said,
+                () = self.stop.cancelled() => return,
+            };
+            match said {
                 Err(status) if status.code() != Code::Unimplemented => {
                     debug!(to, %status, "a peer has not heard where this member is");
                 }

@@ -101,19 +101,10 @@ struct Pin<G: Group> {
     hash: ContentHash,
 }
 
-impl Files {
-    /// The files of a replica, its peers' questions about content answered from now on. Call it once per replica, and
-    /// have somebody await [`FilesOf::run`].
-    #[must_use]
-    pub fn start(replica: Replica<TftpState>, store: ContentStore, limits: FileLimits) -> Self {
-        let files = Self::new(replica.clone(), store, limits);
-        replica.answer_with(files.answerer());
-        files
-    }
-}
-
 impl<G: Group> FilesOf<G> {
-    fn new(group: G, store: ContentStore, limits: FileLimits) -> Self {
+    /// The files of a replica. Have somebody await [`FilesOf::run`], and let [`FilesOf::answerer`] answer the other members.
+    #[must_use]
+    pub fn new(group: G, store: ContentStore, limits: FileLimits) -> Self {
         let inner = Inner {
             group,
             store,

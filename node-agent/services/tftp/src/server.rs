@@ -7,6 +7,7 @@ mod leader;
 mod metrics;
 mod open;
 mod positions;
+mod relay;
 mod session;
 mod socket;
 mod uploads;
@@ -16,10 +17,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replication::{Leadership, Replica, ServeError, Service, Shutdown};
+use replication::{Leadership, NodeId, Replica, ServeError, Service, Shutdown};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::content::ContentStore;
 use crate::files::Files;
@@ -32,12 +33,17 @@ pub use uploads::{UploadRule, Uploads};
 
 use leader::Leader;
 use positions::Board;
+use relay::{Broken, Relayed};
 use socket::{Batch, ServerSocket};
 
 /// How long a leader whose lease ran out waits before it looks again, while Raft has not named another.
 const LEASE_RECHECK: Duration = Duration::from_millis(5);
 /// How long a leader that cannot bind its port waits before it tries again.
 const BIND_RETRY: Duration = Duration::from_millis(200);
+/// How long a member waits before it passes datagrams on to the leader again, after that failed.
+const RELAY_RETRY: Duration = Duration::from_millis(100);
+/// How long datagrams wait for a leader. A client that got no answer for that long has asked again.
+const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 
 /// What the service needs to know. Numbers are positive.
 pub struct Options {
@@ -47,7 +53,7 @@ pub struct Options {
     pub socket: Option<std::net::UdpSocket>,
     /// Whether the address that clients send to is not this member's own, but moves to whoever leads, as a Kubernetes
     /// Service does. Then it is no part of what a transfer is known by, and a member that does not lead holds its port
-    /// open and answers nothing there: an ICMP error would end the transfers of clients that are still sent to it.
+    /// open and passes on to the leader what comes there: clients are still sent to it for a while.
     pub address_moves: bool,
     /// The files.
     pub files: Files,
@@ -69,6 +75,13 @@ pub struct Options {
     pub metrics: Metrics,
 }
 
+impl Options {
+    /// Buffers for what the listener receives.
+    fn batch(&self) -> Batch {
+        Batch::new(self.address_moves, !self.uploads.rules.is_empty())
+    }
+}
+
 /// The service.
 pub struct Tftp;
 
@@ -85,6 +98,8 @@ impl Service for Tftp {
 
     async fn serve(options: Options, replica: Replica<TftpState>, until: Shutdown) -> Result<(), ServeError> {
         let files = options.files.clone();
+        let (answerer, mut relayed) = relay::answerer(&files);
+        replica.answer_with(answerer);
         let board = options.metrics.board();
         let context = Arc::new(Context {
             options,
@@ -100,26 +115,33 @@ impl Service for Tftp {
         beside.spawn(forget(context.clone()));
         tokio::select! {
             Some(ended) = beside.join_next() => ended.map_err(|error| ServeError(error.to_string())),
-            served = alternate(context, &until) => served,
+            served = alternate(context, &mut relayed, &until) => served,
         }
     }
 }
 
 /// Leads whenever this member leads, until `until`.
-async fn alternate(context: Arc<Context>, until: &Shutdown) -> Result<(), ServeError> {
+async fn alternate(
+    context: Arc<Context>,
+    relayed: &mut mpsc::Receiver<Relayed>,
+    until: &Shutdown,
+) -> Result<(), ServeError> {
     let mut leadership = context.replica.leadership();
     let lease = context.replica.lease();
     let mut port = Port::new(&context.options);
     while !until.is_requested() {
         let now = *leadership.borrow_and_update();
-        let Leadership::Leader { term } = now else {
-            context.options.metrics.leading(false);
-            tokio::select! {
-                () = until.requested() => {}
-                changed = leadership.changed() => if changed.is_err() { return Ok(()) },
-                () = port.stay_silent() => {}
+        let term = match now {
+            Leadership::Leader { term } => term,
+            Leadership::Follower { leader } => {
+                context.options.metrics.leading(false);
+                tokio::select! {
+                    () = until.requested() => {}
+                    changed = leadership.changed() => if changed.is_err() { return Ok(()) },
+                    () = port.follow(&context.replica, leader) => {}
+                }
+                continue;
             }
-            continue;
         };
         if !lease.is_valid() {
             tokio::select! {
@@ -133,7 +155,7 @@ async fn alternate(context: Arc<Context>, until: &Shutdown) -> Result<(), ServeE
                 context.options.metrics.leading(true);
                 context.replica.set_listening(Some(term));
                 Leader::new(context.clone(), socket, term)
-                    .run(&mut leadership, until)
+                    .run(&mut leadership, relayed, until)
                     .await;
                 context.replica.set_listening(None);
             }
@@ -185,24 +207,36 @@ impl<'a> Port<'a> {
         self.held.insert(socket).try_clone()
     }
 
-    /// Takes in what comes while another member leads, and answers nothing. Resolves when it is to be called anew.
-    async fn stay_silent(&mut self) {
+    /// Passes on to the leader what comes while another member leads. Resolves when it is to be called anew.
+    async fn follow(&mut self, replica: &Replica<TftpState>, leader: Option<NodeId>) {
         if !self.options.address_moves {
             return std::future::pending().await;
         }
-        let listening = async {
+        let following = async {
             let mut socket = ServerSocket::new(self.hold()?)?;
-            let mut batch = Batch::new(true, false);
+            let mut batch = self.options.batch();
+            if let Some(leader) = leader {
+                return relay::run(replica, leader, &mut socket, &mut batch, &self.options.metrics).await;
+            }
+            // What comes meanwhile waits in the socket for the next leader, unless that takes long: an answer to what
+            // its client has forgotten would only begin a transfer with nobody.
+            tokio::time::sleep(LEADERLESS_MAX).await;
             loop {
                 socket.readable().await?;
                 socket.try_receive(&mut batch)?;
             }
         };
-        let ended: io::Result<()> = listening.await;
-        if let Err(error) = ended {
-            warn!(address = %self.options.listen, %error, "the port is not open: is it taken by another program?");
-            self.held = None;
-            tokio::time::sleep(BIND_RETRY).await;
+        match following.await {
+            Ok(()) => {}
+            Err(Broken::Leader(reason)) => {
+                debug!(reason, "what comes to this member does not reach the leader");
+                tokio::time::sleep(RELAY_RETRY).await;
+            }
+            Err(Broken::Port(error)) => {
+                warn!(address = %self.options.listen, %error, "the port is not open: is it taken by another program?");
+                self.held = None;
+                tokio::time::sleep(BIND_RETRY).await;
+            }
         }
     }
 }

@@ -129,8 +129,9 @@ async fn next_answer(replies: &mut ReplyStream) -> Result<Answer, String> {
 }
 
 impl<G: Group> FilesOf<G> {
-    /// The handler of peers' requests. It keeps nothing alive.
-    pub(super) fn answerer(&self) -> Answerer {
+    /// The handler of the other members' requests for content. It keeps nothing alive.
+    #[must_use]
+    pub fn answerer(&self) -> Answerer {
         let weak = Arc::downgrade(&self.inner);
         Arc::new(move |request| match weak.upgrade() {
             Some(inner) => Self { inner }.answer(&request),

@@ -4,6 +4,7 @@ mod blocks;
 mod record;
 mod timers;
 mod uploads;
+mod way;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -13,8 +14,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
-use replication::{Leadership, Lease, ProposeError, Shutdown};
-use tokio::sync::watch;
+use replication::{Leadership, ProposeError, Shutdown};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -23,11 +24,13 @@ use crate::packet::{self, ErrorCode, Packet, Request, RequestKind};
 use crate::server::Context;
 use crate::server::metrics::end_name;
 use crate::server::open::{self, Opened, Refusal};
+use crate::server::relay::Relayed;
 use crate::server::session::Session;
-use crate::server::socket::{Batch, DATAGRAM_BYTES_MAX, Datagram, ServerSocket};
+use crate::server::socket::{Batch, DATAGRAM_BYTES_MAX, Datagram, ServerSocket, unspecified};
 use crate::state::{Outcome, SessionId, SessionKey};
 use crate::transfer::{End, Input, Output};
 use uploads::{Incoming, Progress};
+use way::Way;
 
 /// Requests that may be on their way to a session at once; further ones are dropped, and their clients ask again.
 const OPENING_MAX: usize = 1024;
@@ -69,13 +72,13 @@ enum Event {
     Readable,
     Timer,
     Done(Done),
+    Relayed(Relayed),
 }
 
 /// The front while this member leads.
 pub(crate) struct Leader {
     context: Arc<Context>,
-    lease: Lease,
-    socket: ServerSocket,
+    way: Way,
     term: u64,
     /// Times are counted from here.
     epoch: Instant,
@@ -102,9 +105,8 @@ pub(crate) struct Leader {
 impl Leader {
     pub(crate) fn new(context: Arc<Context>, socket: ServerSocket, term: u64) -> Self {
         Self {
-            lease: context.replica.lease(),
+            way: Way::new(socket, context.replica.lease()),
             context,
-            socket,
             term,
             epoch: Instant::now(),
             sessions: BTreeMap::new(),
@@ -130,9 +132,14 @@ impl Leader {
     }
 
     /// Serves until this member no longer leads, or stops.
-    pub(crate) async fn run(mut self, leadership: &mut watch::Receiver<Leadership>, until: &Shutdown) {
-        let options = &self.context.options;
-        let mut batch = Batch::new(options.address_moves, !options.uploads.rules.is_empty());
+    pub(crate) async fn run(
+        mut self,
+        leadership: &mut watch::Receiver<Leadership>,
+        relayed: &mut mpsc::Receiver<Relayed>,
+        until: &Shutdown,
+    ) {
+        let address_moves = self.context.options.address_moves;
+        let mut batch = self.context.options.batch();
         self.take_over(&mut batch);
         let timer = tokio::time::sleep_until(self.epoch);
         tokio::pin!(timer);
@@ -152,9 +159,10 @@ impl Leader {
                 () = &mut stop => Event::Stop,
                 changed = leadership.changed() => if changed.is_ok() { Event::Look } else { Event::Stop },
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => Event::Done(done),
+                Some(relayed) = relayed.recv(), if address_moves => Event::Relayed(relayed),
                 // Before the socket: under a flood it is always readable.
                 () = &mut timer => Event::Timer,
-                readable = self.socket.readable() => match readable {
+                readable = self.way.socket.readable() => match readable {
                     Ok(()) => Event::Readable,
                     Err(error) => {
                         warn!(%error, "the listener failed");
@@ -164,7 +172,7 @@ impl Leader {
             };
             // Before anything is read or sent: a process that was paused finds out here that it was deposed.
             let leads = *leadership.borrow() == Leadership::Leader { term: self.term };
-            if !leads || !self.lease.is_valid() {
+            if !leads || !self.way.is_lease_valid() {
                 break;
             }
             match event {
@@ -175,10 +183,13 @@ impl Leader {
                     if self.epoch.elapsed() > timer_due + LATE {
                         self.receive(&mut batch);
                     }
+                    self.way.is_unasked = true;
                     self.fire();
                     self.fire_uploads();
+                    self.way.is_unasked = false;
                 }
                 Event::Done(done) => self.finish_job(done),
+                Event::Relayed(relayed) => self.take_relayed(&relayed),
             }
         }
         let leads_on = *leadership.borrow() == Leadership::Leader { term: self.term };
@@ -211,7 +222,7 @@ impl Leader {
             self.context.options.metrics.resumed();
             self.enter(record.fixed.key, session);
         }
-        if self.lease.is_valid() {
+        if self.way.is_lease_valid() {
             self.receive(batch);
             for key in self.keys.values().copied().collect::<Vec<_>>() {
                 self.carry_out(key);
@@ -240,13 +251,14 @@ impl Leader {
         let mut now = began;
         let mut looks_until = now;
         // The lease, because the look lasts: see `run`.
-        while now < began + TURN_MAX && self.lease.is_valid() {
-            if let Err(error) = self.socket.try_receive(batch) {
+        while now < began + TURN_MAX && self.way.is_lease_valid() {
+            if let Err(error) = self.way.socket.try_receive(batch) {
                 return warn!(%error, "receiving failed");
             }
             let mut packets = 0;
-            for datagram in batch.datagrams(self.socket.bound()) {
+            for datagram in batch.datagrams(self.way.socket.bound()) {
                 packets += 1;
+                self.way.straight(SessionKey::new(datagram.peer, datagram.local));
                 self.handle_datagram(datagram);
             }
             if packets > 0 {
@@ -255,14 +267,30 @@ impl Leader {
                     looks_until = now + LOOK_MAX;
                 }
                 self.heard_at = now;
-            } else if self.socket.is_drained() {
+            } else if self.way.socket.is_drained() {
                 std::thread::yield_now();
             }
             now = self.now();
             // What others must know goes out before the next look: a client waits for it, and so does a new leader.
             let waits = !self.checkpoints.is_empty() && !self.checkpoint_runs;
-            if waits || (self.socket.is_drained() && now >= looks_until) {
+            if waits || (self.way.socket.is_drained() && now >= looks_until) {
                 return;
+            }
+        }
+    }
+
+    /// What came to another member.
+    fn take_relayed(&mut self, relayed: &Relayed) {
+        if relayed.back.is_closed() {
+            return;
+        }
+        let local = unspecified(self.way.socket.bound());
+        for (peer, bytes) in &relayed.datagrams {
+            let (peer, key) = (*peer, SessionKey::new(*peer, local));
+            // One that was heard here already is led here: this is an old one that was under way for long.
+            let is_late = self.sessions.get(&key).is_some_and(|session| session.is_led_here);
+            if !is_late && self.way.by(key, &relayed.back) {
+                self.handle_datagram(Datagram { peer, local, bytes });
             }
         }
     }
@@ -293,6 +321,7 @@ impl Leader {
         let now = self.now();
         if let Some(session) = self.sessions.get_mut(&key) {
             session.wake(now);
+            session.is_led_here |= self.way.is_straight(key);
             session.transfer.handle(input, now);
             self.carry_out(key);
         }
@@ -343,14 +372,7 @@ impl Leader {
 
     fn send_error(&self, key: SessionKey, code: ErrorCode, message: &str) {
         let bytes = packet::encode_error(code, message);
-        self.send(key, &bytes, bytes.len());
-    }
-
-    /// Asks the lease once more, as `send_data` does: the last moment to notice that this process was paused and is deposed.
-    fn send(&self, key: SessionKey, contents: &[u8], segment: usize) {
-        if self.lease.is_valid() {
-            self.socket.send(key.peer(), key.local(), contents, segment);
-        }
+        self.way.send(key, &bytes, bytes.len());
     }
 
     fn finish_job(&mut self, done: Done) {
@@ -412,7 +434,7 @@ impl Leader {
             match output {
                 Output::SendOack => {
                     let oack = session.fixed.oack.clone();
-                    self.send(key, &oack, oack.len());
+                    self.way.send(key, &oack, oack.len());
                     self.context.options.metrics.sent(1, 0);
                 }
                 Output::SendData { first, count } => self.send_data(key, first, count),
@@ -445,6 +467,7 @@ impl Leader {
             return;
         };
         self.keys.remove(&session.id);
+        self.way.straight(key);
         self.closing.push(session.id);
         self.context.options.metrics.ended(end);
         self.context.options.metrics.sessions(self.sessions.len());

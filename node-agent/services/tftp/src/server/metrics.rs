@@ -16,6 +16,7 @@ pub struct Metrics {
     bytes: IntCounter,
     packets: IntCounter,
     received: IntCounter,
+    relayed: IntCounter,
     resumed: IntCounter,
     sessions: IntGauge,
     leading: IntGauge,
@@ -51,6 +52,10 @@ impl Metrics {
             bytes: counter("sent_bytes_total", "Bytes of files sent, repeated ones included.")?,
             packets: counter("sent_packets_total", "Packets sent.")?,
             received: counter("received_packets_total", "Packets received.")?,
+            relayed: counter(
+                "relayed_packets_total",
+                "Packets that were passed on to the leader, as they reached this member instead.",
+            )?,
             resumed: counter(
                 "resumed_transfers_total",
                 "Transfers taken over from another leader.",
@@ -68,6 +73,7 @@ impl Metrics {
             &metrics.uploaded_bytes,
             &metrics.packets,
             &metrics.received,
+            &metrics.relayed,
             &metrics.resumed,
         ] {
             registry.register(Box::new(counter.clone()))?;
@@ -101,6 +107,10 @@ impl Metrics {
 
     pub(crate) fn received(&self, packets: u64) {
         self.received.inc_by(packets);
+    }
+
+    pub(crate) fn relayed(&self, packets: u64) {
+        self.relayed.inc_by(packets);
     }
 
     pub(crate) fn resumed(&self) {

@@ -25,6 +25,8 @@ pub(crate) struct Session {
     pub(crate) ahead: u64,
     /// When this leader took the transfer on.
     pub(crate) since: Duration,
+    /// Whether its client was heard at this leader's own port.
+    pub(crate) is_led_here: bool,
     /// Blocks sent by this leader.
     pub(crate) sent: u64,
     /// What is known of a transfer that waits for its client to speak first; see [`Session::wake`].
@@ -97,6 +99,7 @@ impl Session {
             loading: false,
             ahead: 0,
             since: now,
+            is_led_here: false,
             sent: 0,
             asleep: None,
         }

@@ -89,7 +89,7 @@ impl Batch {
         received.flat_map(move |(meta, buffer)| {
             let to = meta.dst_ip.unwrap_or(bound.ip());
             let to = if self.address_moves && !is_to_many(to) {
-                unspecified(bound.ip())
+                unspecified(bound).ip()
             } else {
                 to
             };
@@ -111,11 +111,13 @@ pub(crate) fn is_to_many(address: IpAddr) -> bool {
     }
 }
 
-fn unspecified(like: IpAddr) -> IpAddr {
-    match like {
-        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
+/// Where a client sent to, if the address that it used says nothing: any address, and the port of `bound`.
+pub(crate) fn unspecified(bound: SocketAddr) -> SocketAddr {
+    let address: IpAddr = match bound {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    SocketAddr::new(address, bound.port())
 }
 
 impl ServerSocket {

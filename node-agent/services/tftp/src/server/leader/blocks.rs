@@ -15,7 +15,7 @@ impl Leader {
             return;
         };
         let segment = DATA_HEADER_BYTES + usize::from(session.fixed.block_size);
-        let segments_max = self.socket.segments_max(segment) as u64;
+        let segments_max = self.way.socket.segments_max(segment) as u64;
         let end = first + u64::from(count);
         let mut next = first;
         session.waiting = None;
@@ -44,9 +44,7 @@ impl Leader {
                 next += 1;
             }
             if next > start {
-                if self.lease.is_valid() {
-                    self.socket.send(key.peer(), key.local(), &self.scratch, segment);
-                }
+                self.way.send(key, &self.scratch, segment);
                 let headers = (next - start) * DATA_HEADER_BYTES as u64;
                 self.context
                     .options

@@ -240,9 +240,9 @@ impl Leader {
             match output {
                 Output::SendOack => {
                     let oack = running.oack.clone();
-                    self.send(key, &oack, oack.len());
+                    self.way.send(key, &oack, oack.len());
                 }
-                Output::SendAck(number) => self.send(key, &packet::encode_ack(number), 4),
+                Output::SendAck(number) => self.way.send(key, &packet::encode_ack(number), 4),
                 Output::MakeRoom => self.make_room(key),
                 Output::Store => running.end(),
                 Output::Closed(end) => self.end_upload(key, end),

@@ -1,0 +1,306 @@
+//! Clients whose packets still reach the old leader, as those of a Kubernetes Service do until its nodes have learned of the
+//! new one. Real members with ports of their own in one process; a client that says nothing twice.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream;
+use prometheus::Registry;
+use replication::{
+    Durability, Leadership, Node, NodeOptions, Replica, ServeError, Service as _, Shutdown, Timing,
+};
+use tempfile::TempDir;
+use tftp::content::ContentStore;
+use tftp::files::{FileLimits, Files};
+use tftp::path::FilePath;
+use tftp::state::TftpState;
+use tftp::transfer::Limits;
+use tftp::{Metrics, Options, Tftp, Uploads};
+use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// Long enough for any machine; reaching it is a failure, not a measurement.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const BLOCK_BYTES: usize = 512;
+
+async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} did not happen within {PATIENCE:?}"),
+    }
+}
+
+struct Member {
+    node: Node,
+    replica: Replica<TftpState>,
+    files: Files,
+    listen: SocketAddr,
+    peer: SocketAddr,
+}
+
+impl Member {
+    fn leads(&self) -> bool {
+        matches!(*self.replica.leadership().borrow(), Leadership::Leader { .. })
+    }
+
+    async fn await_leadership(&self) {
+        let mut leadership = self.replica.leadership();
+        let leads = leadership.wait_for(|now| matches!(now, Leadership::Leader { .. }));
+        within("an election", leads).await.unwrap();
+    }
+
+    async fn transferred_to(&self, other: &Self) {
+        let to = other.replica.id();
+        within("a transfer", async {
+            while self.leads() {
+                // Refused while the other one is behind.
+                self.node.transfer(Some(to)).await.ok();
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+struct Group {
+    members: Vec<Member>,
+    services: JoinSet<Result<(), ServeError>>,
+    _directory: TempDir,
+}
+
+impl Group {
+    /// Three members, the first of which leads, each with an address of its own but the same port.
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut services = JoinSet::new();
+        let port = common_port();
+        let mut members = Vec::new();
+        for number in 0..3 {
+            members.push(start_member(&directory, &mut services, number, port).await);
+        }
+        members[0].node.initialize(Uuid::new_v4()).await.unwrap();
+        members[0].await_leadership().await;
+        for member in &members[1..] {
+            let name = format!("m-{}", member.peer);
+            let peer = member.peer.to_string();
+            let identity = members[0]
+                .node
+                .add_learner(name, peer.clone(), peer)
+                .await
+                .unwrap();
+            member.node.join(identity).await.unwrap();
+            members[0].node.promote(identity.node_id).await.unwrap();
+        }
+        Self {
+            members,
+            services,
+            _directory: directory,
+        }
+    }
+
+    /// Puts a file; its bytes.
+    async fn put(&self, name: &str, blocks: usize) -> Vec<u8> {
+        let content: Vec<u8> = (0..BLOCK_BYTES * blocks - 1)
+            .map(|at| (at * 31 / 7).to_le_bytes()[0])
+            .collect();
+        let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(content.clone()))]);
+        let path = FilePath::try_new(name).unwrap();
+        self.members[0].files.put(path, body, None).await.unwrap();
+        content
+    }
+
+    async fn stop(mut self) {
+        self.services.shutdown().await;
+        for member in &self.members {
+            member.node.stop().await;
+        }
+    }
+}
+
+/// A UDP port that is free at all of the members' addresses.
+fn common_port() -> u16 {
+    let free = |port: u16| (1..=3).all(|number| std::net::UdpSocket::bind((address(number), port)).is_ok());
+    let mut ports = (0..100).map(|_| {
+        std::net::UdpSocket::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port()
+    });
+    ports
+        .find(|port| free(*port))
+        .expect("a port that is free on three addresses")
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, number)
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .unwrap()
+}
+
+async fn start_member(
+    directory: &TempDir,
+    services: &mut JoinSet<Result<(), ServeError>>,
+    number: u8,
+    port: u16,
+) -> Member {
+    let data_dir = directory.path().join(number.to_string());
+    let peer = free_port();
+    let options = NodeOptions {
+        name: format!("m-{peer}"),
+        data_dir: data_dir.clone(),
+        peer_listen: peer,
+        peer_advertise: peer.to_string(),
+        admin_advertise: peer.to_string(),
+        timing: Timing::Lan,
+        durability: Durability::Strict,
+        tls: None,
+        restore: None,
+    };
+    let (node, replica) = Node::start::<TftpState>(options).await.unwrap();
+    let store = ContentStore::open(data_dir.join("content"), 1 << 24)
+        .await
+        .unwrap();
+    let limits = FileLimits {
+        files_max: 10,
+        content_bytes_max: 1 << 24,
+    };
+    let files = Files::new(replica.clone(), store.clone(), limits);
+    let listen = SocketAddrV4::new(address(number + 1), port).into();
+    let options = Options {
+        listen,
+        socket: None,
+        address_moves: true,
+        files: files.clone(),
+        store,
+        sessions_max: 10,
+        sessions_per_client_max: 10,
+        limits: Limits {
+            retransmissions_max: 5,
+            idle_max: PATIENCE,
+        },
+        block_size_max: 1468,
+        window_size_max: 8,
+        uploads: Uploads {
+            rules: Vec::new(),
+            bytes_max: 1,
+        },
+        metrics: Metrics::register(&Registry::new()).unwrap(),
+    };
+    services.spawn(Tftp::serve(options, replica.clone(), Shutdown::new()));
+    Member {
+        node,
+        replica,
+        files,
+        listen,
+        peer,
+    }
+}
+
+/// Downloads in lockstep, and sends each packet once.
+struct Client {
+    socket: UdpSocket,
+    content: Vec<u8>,
+    acknowledged: u16,
+}
+
+impl Client {
+    /// Asks for a file, at one member.
+    async fn ask(member: &Member, file: &str) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let request = [b"\0\x01", file.as_bytes(), b"\0octet\0"].concat();
+        socket.send_to(&request, member.listen).await.unwrap();
+        Self {
+            socket,
+            content: Vec::new(),
+            acknowledged: 0,
+        }
+    }
+
+    /// Takes the next block, which has to come from a member; whether it is the last.
+    async fn take(&mut self, from: &Member) -> bool {
+        let mut buffer = [0; 4 + BLOCK_BYTES];
+        let what = format!("block {} from {}", self.acknowledged + 1, from.listen);
+        let (length, sender) = within(&what, self.socket.recv_from(&mut buffer)).await.unwrap();
+        assert_eq!(
+            sender, from.listen,
+            "an answer from elsewhere does not reach a client"
+        );
+        let number = self.acknowledged + 1;
+        assert_eq!(
+            buffer[..4],
+            [[0, 3], number.to_be_bytes()].concat(),
+            "DATA {number}"
+        );
+        self.content.extend_from_slice(&buffer[4..length]);
+        self.acknowledged = number;
+        length < buffer.len()
+    }
+
+    /// Acknowledges the last block, to a member.
+    async fn acknowledge(&self, to: &Member) {
+        let number = self.acknowledged;
+        let packet = [[0, 4], number.to_be_bytes()].concat();
+        self.socket.send_to(&packet, to.listen).await.unwrap();
+    }
+
+    async fn finish(mut self, at: &Member) -> Vec<u8> {
+        while !self.take(at).await {
+            self.acknowledge(at).await;
+        }
+        self.acknowledge(at).await;
+        self.content
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_says_nothing_twice_is_served_by_way_of_the_old_leader() {
+    let group = Group::start().await;
+    let content = group.put("boot", 60).await;
+    let [old, new, _] = &group.members[..] else {
+        unreachable!()
+    };
+    let mut client = Client::ask(old, "boot").await;
+    for _ in 0..20 {
+        assert!(!client.take(old).await);
+        client.acknowledge(old).await;
+    }
+    assert!(!client.take(old).await);
+    old.transferred_to(new).await;
+    // Still led to the old leader, whether or not the new one is there already.
+    client.acknowledge(old).await;
+    for _ in 0..10 {
+        assert!(!client.take(old).await);
+        client.acknowledge(old).await;
+    }
+    assert!(!client.take(old).await);
+    // Now the nodes have learned of the new one.
+    client.acknowledge(new).await;
+    assert!(!client.take(new).await);
+    // An old packet that was under way for long does not lead the client back.
+    client.acknowledge(old).await;
+    client.acknowledge(new).await;
+    let whole = client.finish(new).await;
+    assert_eq!(whole.len(), content.len());
+    assert!(whole == content, "the bytes differ");
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_reaches_a_follower_is_answered_from_there() {
+    let group = Group::start().await;
+    let content = group.put("boot", 5).await;
+    let client = Client::ask(&group.members[2], "boot").await;
+    let whole = client.finish(&group.members[2]).await;
+    assert!(whole == content, "the bytes differ");
+    group.stop().await;
+}
