@@ -346,7 +346,7 @@ const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// kube-proxy writes a change down at once when it has been idle, and after a second (its `minSyncPeriod`) when not. A pod that
-/// is deleted without grace is killed two seconds after it was told to end.
+/// is deleted without grace does not live that long.
 const ROUTE_SETTLES: Duration = Duration::from_millis(1500);
 
 /// For the last sync and the peers' connections.

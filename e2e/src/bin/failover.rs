@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "the table is what this program is for")]
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -18,7 +18,7 @@ use e2e::kubernetes::{
     ADMIN_PORT, Cluster, Election, KvCluster, Operator, PATIENCE, Resource, Route, Space, TftpCluster,
 };
 use e2e::report::{Table, milliseconds, percentile, plot_distribution, write_json};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How long the leader's Service is without an answer, by what happens to the leader.
 #[derive(Parser)]
@@ -35,12 +35,15 @@ struct Arguments {
     /// Leaves out the trials without the operator.
     #[arg(long)]
     with_operator_only: bool,
+    /// Measures nothing: the table and the plots of what these files of earlier runs hold.
+    #[arg(long)]
+    of: Vec<PathBuf>,
     /// Where the results go.
     #[arg(long)]
     results: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 enum Fault {
     PodKilled,
@@ -80,7 +83,7 @@ impl Fault {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
 enum Service {
     Tftp,
@@ -97,7 +100,7 @@ impl Service {
 }
 
 /// One trial. Times are in milliseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Trial {
     service: Service,
@@ -134,8 +137,39 @@ const BROKEN_MAX: u32 = 10;
 /// Good answers before the fault, and after it.
 const ANSWERS_AROUND: usize = 20;
 
+/// By then every node leads to the new leader: kube-proxy writes once a second. Before, the old leader may hide that they do
+/// not, as long as it lives.
+const ROUTES_SETTLE: Duration = Duration::from_millis(1500);
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let trials = if arguments.of.is_empty() {
+        measure(&arguments)?
+    } else {
+        arguments
+            .of
+            .iter()
+            .map(|file| earlier(file))
+            .collect::<anyhow::Result<Vec<_>>>()?
+            .concat()
+    };
+    write_json(&arguments.results.join("failover.json"), &trials)?;
+    println!("{}", table(&trials));
+    for service in [Service::Tftp, Service::Kv] {
+        plot(&arguments, service, &trials)?;
+    }
+    println!("results are in {}", arguments.results.display());
+    Ok(())
+}
+
+/// What an earlier run found.
+fn earlier(file: &Path) -> anyhow::Result<Vec<Trial>> {
+    let text = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is no result of this benchmark", file.display()))
+}
+
+fn measure(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
     let cluster = Cluster::connect()?;
     Operator::define(&cluster)?;
     let space = Space::new(&cluster, "failover")?;
@@ -159,7 +193,7 @@ fn main() -> anyhow::Result<()> {
         }
         for fault in faults {
             block(
-                &arguments,
+                arguments,
                 (*fault, with_operator),
                 (&boot, &settings),
                 &mut trials,
@@ -170,13 +204,8 @@ fn main() -> anyhow::Result<()> {
         }
     }
     drop(operator);
-    println!("{}", table(&trials));
     println!("{broken} trials went wrong and are not among these");
-    for service in [Service::Tftp, Service::Kv] {
-        plot(&arguments, service, &trials)?;
-    }
-    println!("results are in {}", arguments.results.display());
-    Ok(())
+    Ok(trials)
 }
 
 /// All trials of one fault, the services taking turns.
@@ -265,7 +294,7 @@ impl<'a> Bench<'a> {
                 .moved(commanded, uid)
                 .context("it still names the old leader")
         })?;
-        probe.await_answers_since(moved, ANSWERS_AROUND, PATIENCE)?;
+        probe.await_answers_since(moved + ROUTES_SETTLE, ANSWERS_AROUND, PATIENCE)?;
         let requests = probe.finish()?;
         let won = election.won();
         drop(election);
@@ -366,9 +395,14 @@ impl Undo<'_> {
     }
 }
 
-/// The longest time between two good answers that ended after `since`.
+/// The longest time between two good answers that ended after `since`, and while there was somebody who asked: what a lost
+/// request waits for its repetition afterwards is no silence of the Service.
 fn longest_gap(requests: &[Request], since: Instant) -> (Instant, Instant) {
-    let mut answers: Vec<Instant> = requests.iter().filter_map(|request| request.answered).collect();
+    let Some(asked_until) = requests.iter().map(|request| request.sent).max() else {
+        return (since, since);
+    };
+    let answers = requests.iter().filter_map(|request| request.answered);
+    let mut answers: Vec<Instant> = answers.filter(|answer| *answer <= asked_until).collect();
     answers.sort();
     let gaps = answers.windows(2).map(|pair| (pair[0], pair[1]));
     gaps.filter(|(_, end)| *end >= since)

@@ -6,8 +6,8 @@ use anyhow::Context;
 
 use super::{Cluster, Space};
 
-/// Deletes a pod without grace: the API server forgets it at once. The kubelet still sends SIGTERM first, and SIGKILL a moment
-/// later, so that its program can have a last word; see [`kill_processes`].
+/// Deletes a pod without grace: the API server forgets it at once. The kubelet still sends SIGTERM first, and SIGKILL some
+/// tenths of a second later, so that its program has a last word; see [`kill_processes`].
 pub fn kill_pod(space: &Space<'_>, pod: &str) -> anyhow::Result<()> {
     space
         .kubectl(&[

@@ -7,6 +7,7 @@ mod leader;
 mod metrics;
 mod open;
 mod positions;
+mod pulse;
 mod relay;
 mod session;
 mod socket;
@@ -33,6 +34,7 @@ pub use uploads::{UploadRule, Uploads};
 
 use leader::Leader;
 use positions::Board;
+use pulse::Pulse;
 use relay::{Broken, Relayed};
 use socket::{Batch, ServerSocket};
 
@@ -113,9 +115,13 @@ impl Service for Tftp {
         beside.spawn(async move { files.run(keeping_until).await });
         beside.spawn(listen(context.clone(), told));
         beside.spawn(forget(context.clone()));
+        let pulse = Pulse::new();
+        if context.options.address_moves {
+            beside.spawn(pulse.clone().keep());
+        }
         tokio::select! {
             Some(ended) = beside.join_next() => ended.map_err(|error| ServeError(error.to_string())),
-            served = alternate(context, &mut relayed, &until) => served,
+            served = alternate(context, &mut relayed, pulse, &until) => served,
         }
     }
 }
@@ -124,11 +130,12 @@ impl Service for Tftp {
 async fn alternate(
     context: Arc<Context>,
     relayed: &mut mpsc::Receiver<Relayed>,
+    pulse: Pulse,
     until: &Shutdown,
 ) -> Result<(), ServeError> {
     let mut leadership = context.replica.leadership();
     let lease = context.replica.lease();
-    let mut port = Port::new(&context.options);
+    let mut port = Port::new(&context.options, pulse);
     while !until.is_requested() {
         let now = *leadership.borrow_and_update();
         let term = match now {
@@ -177,11 +184,16 @@ struct Port<'a> {
     options: &'a Options,
     /// Kept while another member leads; none before it could be bound, or where the port is the leader's alone.
     held: Option<std::net::UdpSocket>,
+    pulse: Pulse,
 }
 
 impl<'a> Port<'a> {
-    fn new(options: &'a Options) -> Self {
-        Self { options, held: None }
+    fn new(options: &'a Options, pulse: Pulse) -> Self {
+        Self {
+            options,
+            held: None,
+            pulse,
+        }
     }
 
     /// Opens the socket for a leader.
@@ -216,7 +228,8 @@ impl<'a> Port<'a> {
             let mut socket = ServerSocket::new(self.hold()?)?;
             let mut batch = self.options.batch();
             if let Some(leader) = leader {
-                return relay::run(replica, leader, &mut socket, &mut batch, &self.options.metrics).await;
+                let by = (&self.pulse, &self.options.metrics);
+                return relay::run(replica, leader, &mut socket, &mut batch, by).await;
             }
             // What comes meanwhile waits in the socket for the next leader, unless that takes long: an answer to what
             // its client has forgotten would only begin a transfer with nobody.

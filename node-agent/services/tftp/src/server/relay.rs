@@ -27,6 +27,7 @@ use tracing::debug;
 use crate::files::Files;
 use crate::packet::{ErrorCode, Packet};
 use crate::server::metrics::Metrics;
+use crate::server::pulse::Pulse;
 use crate::server::socket::{Batch, Datagram, ServerSocket, is_to_many, unspecified};
 use crate::state::TftpState;
 
@@ -157,13 +158,14 @@ impl From<AskError> for Broken {
     }
 }
 
-/// Passes on to `leader` what comes, and sends what it answers, until that fails. What has come before waits in the socket.
+/// Passes on to `leader` what comes, and sends what it answers, until that fails. What came a moment before waits in the socket,
+/// and is passed on, too; what waited through a pause of this process is not: its clients have asked again, or are gone.
 pub(super) async fn run(
     replica: &Replica<TftpState>,
     leader: NodeId,
     socket: &mut ServerSocket,
     batch: &mut Batch,
-    metrics: &Metrics,
+    (pulse, metrics): (&Pulse, &Metrics),
 ) -> Result<(), Broken> {
     let from = replica.id();
     let mut answers = ask(replica, leader, &Request::Open { from }).await?;
@@ -173,6 +175,9 @@ pub(super) async fn run(
             readable = socket.readable() => {
                 readable?;
                 socket.try_receive(batch)?;
+                if pulse.is_doubtful() {
+                    continue;
+                }
                 let datagrams = batch.datagrams(socket.bound()).filter(is_passed_on);
                 let datagrams: Vec<_> = datagrams.map(|datagram| (datagram.peer, datagram.bytes)).collect();
                 if !datagrams.is_empty() {
