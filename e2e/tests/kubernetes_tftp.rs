@@ -81,6 +81,8 @@ fn members_in_their_nodes_networks_serve_and_survive_their_leader() {
     let boot = TftpCluster::apply(&space, "boot", ON_HOSTS).unwrap();
     let content = random_bytes(4, LONG);
     boot.put("image", &content).unwrap();
+    let small = random_bytes(5, 100_000);
+    boot.put("small", &small).unwrap();
     let client = ClientPod::start(&space, "client", None).unwrap();
     // A follower's node, which has no rule of kube-proxy for this port: its member passes on what comes.
     let leader = boot.leader().unwrap();
@@ -94,7 +96,7 @@ fn members_in_their_nodes_networks_serve_and_survive_their_leader() {
     let ports = follower["spec"]["containers"][0]["ports"].as_array().unwrap();
     let port = &ports.iter().find(|port| port["protocol"] == "UDP").unwrap()["containerPort"];
     client
-        .fetch(&format!("tftp://{node}:{port}/image"), &content, SOON)
+        .fetch(&format!("tftp://{node}:{port}/small"), &small, SOON)
         .unwrap();
 
     let kill = |leader: &str| kill_pod(&space, leader);
