@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use e2e::clock::{PATIENCE as SOON, eventually};
+use e2e::clock::PATIENCE as SOON;
 use e2e::data::random_bytes;
 use e2e::kubernetes::{ClientPod, Cluster, Operator, Space, TftpCluster};
 use e2e::program::source_root;
@@ -48,11 +48,7 @@ fn samples_become_ready_and_serve() {
 
     TftpCluster::apply(&space, "served", FILES).unwrap();
     let hello = b"Hello from whichever member leads.\n";
-    // The leader brings the files in once it leads, which may be a moment after the group is ready.
-    eventually("the file of the ConfigMap is served", SOON, || {
-        client.fetch("tftp://served/hello.txt", hello, SOON)
-    })
-    .unwrap();
+    client.fetch("tftp://served/hello.txt", hello, SOON).unwrap();
 
     let content = random_bytes(3, 100_000);
     // Two of its five members share a node where there are three.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +42,8 @@ pub(crate) const TO: &str = "quorate-to";
 pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Connections that lead to another member are kept for so long at least.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// How often an open connection is probed, and how long the probe may take.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(if SENDS_AGAIN { 2 } else { 1 });
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(if SENDS_AGAIN { 2 } else { 1 });
@@ -100,6 +103,7 @@ pub(crate) struct Peers {
 
 struct Link {
     address: String,
+    opened: Instant,
     lanes: [Channel; 3],
     teller: mpsc::Sender<Message>,
 }
@@ -189,6 +193,7 @@ impl Peers {
                 to,
                 Link {
                     address: address.to_owned(),
+                    opened: Instant::now(),
                     lanes,
                     teller,
                 },
@@ -197,12 +202,16 @@ impl Peers {
         Ok(with(&links[&to]))
     }
 
-    /// Whoever is at the other end is not `to`: an address was given to somebody else. The next call looks for it anew.
+    /// Whoever is at the other end is not `to`: an address was given to somebody else. The next call looks for it anew, but not
+    /// with each heartbeat to a member that lost its disk and its id.
     pub(crate) fn reconnect(&self, to: NodeId) {
-        #[cfg(not(simulation))]
-        self.whereabouts.retain(|peer| peer != to);
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.remove(&to);
+        let is_old = |link: &Link| link.opened.elapsed() >= RECONNECT_AFTER;
+        if links.get(&to).is_some_and(is_old) {
+            links.remove(&to);
+            #[cfg(not(simulation))]
+            self.whereabouts.retain(|peer| peer != to);
+        }
     }
 
     /// A client of `to`, on one of its connections. Does not wait: a broken connection shows in the call.

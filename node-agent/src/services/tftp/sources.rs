@@ -32,7 +32,7 @@ pub(super) struct Sources {
     untried: Untried,
 }
 
-/// The names of the sources at which this member has not looked yet.
+/// The names of the sources of which this member has not taken yet what was there when it began.
 #[derive(Clone)]
 pub(super) struct Untried {
     names: Arc<Mutex<BTreeSet<String>>>,
@@ -40,8 +40,8 @@ pub(super) struct Untried {
 }
 
 impl Untried {
-    /// The first source of which the group has no file only because its leader, this member, has not looked at it yet. One
-    /// that was looked at in vain keeps nobody from serving the other files.
+    /// The first source of which the group has no file only because its leader, this member, has not come to it yet. One
+    /// that cannot be taken keeps nobody from serving the other files.
     pub(super) fn first_missed(&self) -> Option<String> {
         if !leads(&self.replica.leadership().borrow()) {
             return None;
@@ -147,7 +147,7 @@ impl Sources {
 /// Looks at a source again and again while this member leads.
 async fn follow(mut source: Source, mut keeper: Keeper, untried: Untried) {
     let mut leadership = keeper.replica.leadership();
-    let mut failures = 0_u32;
+    let (mut looks, mut failures) = (0_u32, 0_u32);
     loop {
         if leadership.wait_for(leads).await.is_err() {
             return;
@@ -156,7 +156,14 @@ async fn follow(mut source: Source, mut keeper: Keeper, untried: Untried) {
             looked = look(&mut source, &mut keeper) => looked,
             _ = leadership.wait_for(|leadership| !leads(leadership)) => continue,
         };
-        untried.tried(&keeper.name);
+        looks = looks.saturating_add(1);
+        let has_ended = match &looked {
+            Ok(is_same) => *is_same,
+            Err(error) => !is_passing(error),
+        };
+        if has_ended || looks >= FIRST_LOOKS_MAX {
+            untried.tried(&keeper.name);
+        }
         let pause = match looked {
             Ok(is_same) => {
                 failures = 0;
@@ -175,6 +182,12 @@ async fn follow(mut source: Source, mut keeper: Keeper, untried: Untried) {
             _ = leadership.wait_for(|leadership| !leads(leadership)) => {}
         }
     }
+}
+
+/// Whether the group could not take a file just now, as while its first members join.
+fn is_passing(error: &anyhow::Error) -> bool {
+    let put = error.downcast_ref::<PutError>();
+    put.is_some_and(|error| matches!(error, PutError::NoQuorum { .. } | PutError::Propose(_)))
 }
 
 fn leads(leadership: &Leadership) -> bool {
@@ -305,6 +318,9 @@ impl Orphans {
         })
     }
 }
+
+/// Looks after which a member is ready although a source of a new group still changes, or is not taken.
+const FIRST_LOOKS_MAX: u32 = 10;
 
 /// How often a source is looked at. The kubelet brings a changed ConfigMap within a minute or so.
 const LOOK_EVERY: Duration = Duration::from_secs(2);

@@ -159,9 +159,9 @@ impl Leader {
                 () = &mut stop => Event::Stop,
                 changed = leadership.changed() => if changed.is_ok() { Event::Look } else { Event::Stop },
                 Some(done) = self.jobs.next(), if !self.jobs.is_empty() => Event::Done(done),
-                Some(relayed) = relayed.recv(), if address_moves => Event::Relayed(relayed),
                 // Before the socket: under a flood it is always readable.
                 () = &mut timer => Event::Timer,
+                Some(relayed) = relayed.recv(), if address_moves => Event::Relayed(relayed),
                 readable = self.way.socket.readable() => match readable {
                     Ok(()) => Event::Readable,
                     Err(error) => {

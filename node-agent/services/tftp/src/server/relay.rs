@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! request | version u8 = 2 | postcard Request |
-//! answer  to Open: for each packet a message, postcard Packet; to Pass: nothing
+//! answer  to Open: for each packet a message, postcard Answer; to Pass: nothing
 //! ```
 //! A request of another first byte is about content; see [`crate::files`].
 
@@ -168,7 +168,8 @@ pub(super) async fn run(
     (pulse, metrics): (&Pulse, &Metrics),
 ) -> Result<(), Broken> {
     let from = replica.id();
-    let mut answers = ask(replica, leader, &Request::Open { from }).await?;
+    let open = encode(&Request::Open { from });
+    let mut answers = within_time(replica.ask(leader, open)).await?;
     let mut passed_at = Instant::now();
     loop {
         tokio::select! {
@@ -183,11 +184,13 @@ pub(super) async fn run(
                 if !datagrams.is_empty() {
                     metrics.relayed(datagrams.len() as u64);
                     passed_at = Instant::now();
-                    // Its end says that the leader has them.
-                    let mut taken = ask(replica, leader, &Request::Pass { from, datagrams }).await?;
-                    if let Some(said) = taken.next().await {
-                        said?;
-                    }
+                    let pass = Request::Pass { from, datagrams };
+                    within_time(async {
+                        // Its end says that the leader has them.
+                        let mut taken = replica.ask(leader, encode(&pass)).await?;
+                        taken.next().await.transpose()
+                    })
+                    .await?;
                 }
             }
             answer = answers.next() => {
@@ -202,13 +205,10 @@ pub(super) async fn run(
     }
 }
 
-async fn ask(
-    replica: &Replica<TftpState>,
-    leader: NodeId,
-    request: &Request<'_>,
-) -> Result<ReplyStream, Broken> {
-    match timeout(ACCEPTED_WITHIN, replica.ask(leader, encode(request))).await {
-        Ok(asked) => Ok(asked?),
+/// Waits no longer for the leader than it may take.
+async fn within_time<T>(asked: impl Future<Output = Result<T, AskError>>) -> Result<T, Broken> {
+    match timeout(ACCEPTED_WITHIN, asked).await {
+        Ok(answered) => Ok(answered?),
         Err(_) => Err(Broken::Leader("it is silent".to_owned())),
     }
 }
