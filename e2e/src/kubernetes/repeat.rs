@@ -23,7 +23,8 @@ while [ ! -e "$1" ]; do
     export n
     if said=$(sh -c "$2" 2>&1); then
         good=$((good + 1))
-        echo "$good" >"$1.good"
+        # In one step, for whoever reads it.
+        echo "$good" >"$1.next" && mv "$1.next" "$1.good"
     else
         echo "request $n failed: $said"
     fi
