@@ -33,6 +33,10 @@ spec:
   service: {type: NodePort}
 "#;
 
+/// How often each group has its leadership handed over: what goes wrong is a matter of milliseconds, between the nodes' change
+/// of the route and a packet under way.
+const TRANSFERS: usize = 6;
+
 /// Requests between two steps.
 const SOME: u64 = 10;
 
@@ -114,7 +118,7 @@ fn planned_moves_and_upgrades_fail_no_request() {
     };
 
     go_on();
-    for _ in 0..3 {
+    for _ in 0..TRANSFERS {
         for group in groups {
             group.await_settled().unwrap();
             group.transfer().unwrap();

@@ -10,61 +10,110 @@ mod publisher;
 mod slice;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use operator_api::config::KubernetesConfig;
+use operator_api::AgentConfig;
 use prometheus::Registry;
 use replication::Node;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use api::ApiServer;
 use metrics::RouteMetrics;
 use publisher::Publisher;
-use slice::Pod;
+use slice::{Place, Pod};
+
+/// Where clients are sent, as the slices say. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Route {
+    /// For each slice: whether clients are sent to this pod, and since when.
+    places: Vec<watch::Sender<(Place, Instant)>>,
+    /// How long a leader that handed its work over stays in the slices.
+    listed: Duration,
+}
+
+impl Route {
+    /// A route of which nothing is known yet, in a pod.
+    pub(crate) fn new(config: &AgentConfig) -> Option<Self> {
+        let slices = &config.kubernetes.as_ref()?.leader_slices;
+        let drain = Duration::from_secs(config.drain_seconds.into());
+        let nowhere = || watch::channel((Place::Elsewhere, Instant::now())).0;
+        Some(Self {
+            places: slices.iter().map(|_| nowhere()).collect(),
+            listed: drain.saturating_sub(NODES_FOLLOW),
+        })
+    }
+
+    /// Whether a slice sends clients to this pod.
+    pub(crate) fn leads_here(&self) -> bool {
+        self.places
+            .iter()
+            .any(|place| place.borrow().0 != Place::Elsewhere)
+    }
+
+    /// Whether packets of this pod get back to clients whose own come here. Not while the nodes forget the flows to it, nor
+    /// shortly before: the answers to what came last have left by then. What comes later was sent to the pod's own address.
+    pub(crate) fn leads_back(&self) -> bool {
+        self.places.iter().any(|place| match *place.borrow() {
+            (Place::Here, _) => true,
+            (Place::Leaving, since) => since.elapsed() < self.listed.saturating_sub(ANSWERS_LEAVE),
+            (Place::Elsewhere, since) => since.elapsed() >= NODES_FOLLOW,
+        })
+    }
+
+    /// Resolves once no slice sends clients to this pod.
+    pub(crate) async fn moved_away(&self) {
+        for place in &self.places {
+            let mut place = place.subscribe();
+            // It never fails: the sender is here.
+            place.wait_for(|(place, _)| *place == Place::Elsewhere).await.ok();
+        }
+    }
+}
 
 /// The publication of this member in every slice. It ends when it is dropped.
 pub(crate) struct Routing {
-    /// Whether clients are sent to this pod, one for each slice.
-    named: Vec<watch::Receiver<bool>>,
+    pub(crate) route: Route,
     _publishers: JoinSet<()>,
 }
 
 impl Routing {
-    /// Follows the leadership of `node`.
-    pub(crate) fn start(config: &KubernetesConfig, node: &Node, metrics: &Registry) -> anyhow::Result<Self> {
+    /// In a pod: follows the leadership of `node`, and tells `route` what the slices say.
+    pub(crate) fn start(
+        config: &AgentConfig,
+        route: Option<Route>,
+        node: &Node,
+        metrics: &Registry,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some((config, route)) = config.kubernetes.as_ref().zip(route) else {
+            return Ok(None);
+        };
         let api = Arc::new(ApiServer::new(config).context("reaching the API server")?);
         let pod = Arc::new(Pod::new(config).map_err(|reason| anyhow!("field kubernetes: {reason}"))?);
-        let (mut named, mut publishers) = (Vec::new(), JoinSet::new());
-        for slice in &config.leader_slices {
-            let (sender, receiver) = watch::channel(false);
-            named.push(receiver);
+        let mut publishers = JoinSet::new();
+        for (slice, place) in config.leader_slices.iter().zip(&route.places) {
             let publisher = Publisher {
                 api: api.clone(),
                 pod: pod.clone(),
                 slice: slice.clone(),
                 node: node.clone(),
                 metrics: RouteMetrics::register(metrics, slice).context("registering metrics")?,
-                named: sender,
+                place: place.clone(),
+                listed: route.listed,
             };
             publishers.spawn(publisher.run());
         }
-        Ok(Self {
-            named,
+        Ok(Some(Self {
+            route,
             _publishers: publishers,
-        })
-    }
-
-    /// Whether a slice sends clients to this pod.
-    pub(crate) fn names_this_pod(&self) -> bool {
-        self.named.iter().any(|named| *named.borrow())
-    }
-
-    /// Resolves once no slice sends clients to this pod.
-    pub(crate) async fn moved_away(&self) {
-        for named in &self.named {
-            // An error: the publisher broke, and nobody knows any more.
-            named.clone().wait_for(|named| !named).await.ok();
-        }
+        }))
     }
 }
+
+/// How long before its end a leader that handed its work over leaves the slices: its place there is given up late, and the
+/// nodes follow within a second.
+const NODES_FOLLOW: Duration = Duration::from_secs(2);
+/// The last packets that came to such a leader are answered within this.
+const ANSWERS_LEAVE: Duration = Duration::from_millis(500);

@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::admin::{self, Admin, Phase};
 use crate::config::{self, DataDir};
 use crate::group;
-use crate::kubernetes::Routing;
+use crate::kubernetes::{Route, Routing};
 use crate::services::{self, Started};
 use crate::telemetry::{self, Metrics};
 
@@ -92,6 +92,7 @@ impl Member {
         let kind = config.service.kind();
         let metrics = Arc::new(Metrics::new(kind, &config.name)?);
         let stop_service = Shutdown::new();
+        let route = Route::new(config);
         let Started {
             node,
             serving,
@@ -105,15 +106,12 @@ impl Member {
             data_dir.path(),
             ListenFd::from_env(),
             metrics.registry(),
+            route.clone(),
             stop_service.clone(),
         )
         .await
         .with_context(|| format!("starting the {kind} service"))?;
-        let routing = config
-            .kubernetes
-            .as_ref()
-            .map(|kubernetes| Routing::start(kubernetes, &node, metrics.registry()))
-            .transpose()
+        let routing = Routing::start(config, route, &node, metrics.registry())
             .context("following the leader in Kubernetes")?;
         let (phase, phases) = watch::channel(Phase::Running);
         let routes = admin::router(Admin {
@@ -181,7 +179,9 @@ impl Member {
             let handed_over = self.node.status().serving && hand_over(&self.node, &config.name).await;
             let drain_end = Instant::now() + drain;
             if let Some(routing) = &self.routing {
-                timeout_at(drain_end, unrouted(routing, handed_over)).await.ok();
+                timeout_at(drain_end, unrouted(&routing.route, handed_over))
+                    .await
+                    .ok();
             }
             self.stop_service.request();
             match timeout_at(drain_end, self.service.join_next()).await {
@@ -256,9 +256,9 @@ async fn hand_over(node: &Node, member: &str) -> bool {
 
 /// Resolves when clients are sent elsewhere, also those of a Service that leads to all members. Until then the service
 /// holds its ports: a client whose packet is on its way must not be told that there is no such port.
-async fn unrouted(routing: &Routing, handed_over: bool) {
-    if handed_over && routing.names_this_pod() {
-        routing.moved_away().await;
+async fn unrouted(route: &Route, handed_over: bool) {
+    if handed_over && route.leads_here() {
+        route.moved_away().await;
     }
     tokio::time::sleep(ROUTE_SETTLES).await;
 }

@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use crate::admin::files::FileStore;
 use crate::admin::hub::HubDesk;
 use crate::admin::{Detail, Lacks};
+use crate::kubernetes::Route;
 
 /// A service that is ready to run, and what it contributes.
 pub(crate) struct Started {
@@ -47,10 +48,13 @@ pub(crate) async fn start(
     data_dir: &Path,
     sockets: ListenFd,
     metrics: &Registry,
+    route: Option<Route>,
     until: Shutdown,
 ) -> anyhow::Result<Started> {
     match &config.service {
-        ServiceConfig::Tftp(options) => tftp::start(config, options, data_dir, sockets, metrics, until).await,
+        ServiceConfig::Tftp(options) => {
+            tftp::start(config, options, data_dir, sockets, metrics, route, until).await
+        }
         ServiceConfig::Kv(options) => kv::start(config, options, data_dir, sockets, metrics, until).await,
         ServiceConfig::Adc(options) => adc::start(config, options, sockets, metrics, until).await,
     }

@@ -90,6 +90,8 @@ pub(crate) struct Member {
     pub(crate) leadership: watch::Sender<Leadership>,
     /// The term for which the service serves clients.
     pub(crate) listening: watch::Sender<Option<u64>>,
+    /// Who last handed its leadership to this member, and the term that it led in.
+    pub(crate) handed_over: Mutex<Option<(u64, NodeId)>>,
     /// Ticks when anything in the status may have changed.
     pub(crate) changed: watch::Sender<()>,
     pub(crate) failure: watch::Sender<Option<String>>,
@@ -130,6 +132,7 @@ impl Member {
             lease: Lease::new(),
             leadership: watch::channel(Leadership::Follower { leader: None }).0,
             listening: watch::channel(None).0,
+            handed_over: Mutex::new(None),
             changed: watch::channel(()).0,
             failure: watch::channel(None).0,
             alarm: Mutex::new(None),
@@ -164,6 +167,10 @@ impl Member {
         if self.answerer.set(answerer).is_err() {
             warn!("a second answerer was installed and is ignored");
         }
+    }
+
+    pub(crate) fn note_handed_over(&self, term: u64, by: NodeId) {
+        *self.handed_over.lock().unwrap_or_else(PoisonError::into_inner) = Some((term, by));
     }
 
     pub(crate) fn hear(&self, told: Told) {

@@ -1,6 +1,6 @@
 //! A member as its program sees it: status, membership one step at a time, and the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -63,6 +63,21 @@ impl Node {
     #[must_use]
     pub fn listening(&self) -> watch::Receiver<Option<u64>> {
         self.member.listening.subscribe()
+    }
+
+    /// The member that handed its leadership to this one, if this one leads in `term` by that, and as long as it answers: its
+    /// service still runs. None after an election that nobody asked for.
+    #[must_use]
+    pub fn handed_over_by(&self, term: u64) -> Option<NodeId> {
+        let running = self.member.running()?;
+        let handed_over = *self
+            .member
+            .handed_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        handed_over
+            .filter(|(its_term, by)| its_term.checked_add(1) == Some(term) && !running.peers.is_away(*by))
+            .map(|(_, by)| by)
     }
 
     /// Makes this member the only voter of a new group, which begins with the backup that the options name. To be called

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use operator_api::LeaderEpoch;
-use replication::Node;
+use replication::{Node, NodeId};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::api::{ApiError, ApiServer, Change};
 use super::metrics::RouteMetrics;
-use super::slice::{Decision, Pod, decide, epoch_of, is_older, names};
+use super::slice::{Decision, Place, Pod, decide, epoch_of, is_older, place};
 
 /// What the publisher of a slice works with.
 pub(super) struct Publisher {
@@ -24,8 +24,10 @@ pub(super) struct Publisher {
     pub(super) slice: String,
     pub(super) node: Node,
     pub(super) metrics: RouteMetrics,
-    /// Told whether clients are sent to this pod.
-    pub(super) named: watch::Sender<bool>,
+    /// Told whether clients are sent to this pod, and since when.
+    pub(super) place: watch::Sender<(Place, Instant)>,
+    /// How long a leader that handed its work over stays in the slice.
+    pub(super) listed: Duration,
 }
 
 impl Publisher {
@@ -51,14 +53,25 @@ struct State {
     listening: watch::Receiver<Option<u64>>,
     /// The slice as last seen; none when it is unknown or gone.
     observed: Option<Value>,
-    /// Who this member leads as, since when, and whether that has been published.
-    led: Option<(LeaderEpoch, Instant, bool)>,
+    led: Option<Led>,
     /// Requests that failed one after the other.
     failures: u32,
     /// No request before this.
     not_before: Instant,
     /// What was last complained about in the log; each thing is said once.
     complaint: String,
+}
+
+/// What this member leads as, and what of it is published.
+#[derive(Clone, Copy)]
+struct Led {
+    epoch: LeaderEpoch,
+    since: Instant,
+    is_published: bool,
+    /// Who handed its work over to this member, and is not done yet.
+    drains: Option<NodeId>,
+    /// Until when it stays in the slice; none before it is published that it does not lead any more.
+    drains_until: Option<Instant>,
 }
 
 /// What to wait for.
@@ -98,13 +111,22 @@ impl State {
             let node_id = self.publisher.node.status().node_id?;
             Some(LeaderEpoch { term, node_id })
         });
-        if self.led.map(|(epoch, ..)| epoch) != epoch {
-            self.led = epoch.map(|epoch| (epoch, Instant::now(), false));
+        if self.led.map(|led| led.epoch) != epoch {
+            let publisher = &self.publisher;
+            self.led = epoch.map(|epoch| Led {
+                epoch,
+                since: Instant::now(),
+                is_published: false,
+                drains: (publisher.node)
+                    .handed_over_by(epoch.term)
+                    .filter(|_| !publisher.listed.is_zero()),
+                drains_until: None,
+            });
             // A new leader waits for nothing.
             (self.failures, self.not_before) = (0, Instant::now());
             self.publisher
                 .metrics
-                .unpublished_since(self.led.map(|(_, since, _)| since));
+                .unpublished_since(self.led.map(|led| led.since));
         }
     }
 
@@ -121,16 +143,20 @@ impl State {
     fn see(&mut self, seen: Option<Value>) {
         let publisher = &self.publisher;
         publisher.metrics.observed(seen.as_ref().and_then(epoch_of));
-        let is_named = seen.as_ref().is_some_and(|slice| names(slice, &publisher.pod));
-        publisher
-            .named
-            .send_if_modified(|named| std::mem::replace(named, is_named) != is_named);
+        let place = (seen.as_ref()).map_or(Place::Elsewhere, |slice| place(slice, &publisher.pod));
+        publisher.place.send_if_modified(|(known, since)| {
+            let changes = *known != place;
+            if changes {
+                (*known, *since) = (place, Instant::now());
+            }
+            changes
+        });
         self.observed = seen;
     }
 
     /// Does what has to be done now.
     async fn act(&mut self) -> Next {
-        let Some((epoch, since, published)) = self.led else {
+        let Some(led) = self.led else {
             return Next::Change;
         };
         let Some(observed) = &self.observed else {
@@ -140,18 +166,13 @@ impl State {
             }
             return Next::Until(self.not_before.max(Instant::now()));
         };
-        match decide(observed, &self.publisher.pod, epoch) {
-            Decision::Keep => {
-                if !published {
-                    self.led = Some((epoch, since, true));
-                    self.publisher.metrics.unpublished_since(None);
-                    self.publisher.metrics.published(since.elapsed());
-                    tracing::info!(slice = self.publisher.slice, %epoch, after = ?since.elapsed(), "published");
-                }
-                self.complaint.clear();
-                Next::Change
-            }
+        let is_gone = led.drains.is_some() && self.publisher.node.handed_over_by(led.epoch.term).is_none();
+        let is_drained = is_gone || led.drains_until.is_some_and(|until| until <= Instant::now());
+        let drains = led.drains.filter(|_| !is_drained);
+        match decide(observed, &self.publisher.pod, led.epoch, drains) {
+            Decision::Keep => self.keep(led, drains),
             Decision::Deposed(later) => {
+                let epoch = led.epoch;
                 self.complain(&format!(
                     "a later leader ({later}) has published itself; this one is {epoch}"
                 ));
@@ -167,18 +188,46 @@ impl State {
                 Next::Until(Instant::now() + LEASE_RECHECK)
             }
             Decision::Write(slice) => {
-                if published {
+                let changes_itself = is_drained && led.drains.is_some();
+                if led.is_published && !changes_itself {
                     tracing::warn!(
                         slice = self.publisher.slice,
                         "somebody changed the slice; repairing it"
                     );
-                    self.led = Some((epoch, Instant::now(), false));
+                    self.led = Some(Led {
+                        since: Instant::now(),
+                        is_published: false,
+                        ..led
+                    });
                     self.publisher.metrics.unpublished_since(Some(Instant::now()));
                 }
                 self.write(&slice).await;
                 Next::Until(Instant::now())
             }
         }
+    }
+
+    /// The slice is as it should be, with the leader that `drains` in it or without.
+    fn keep(&mut self, led: Led, drains: Option<NodeId>) -> Next {
+        if !led.is_published {
+            let metrics = &self.publisher.metrics;
+            metrics.unpublished_since(None);
+            metrics.published(led.since.elapsed());
+            let (epoch, after) = (led.epoch, led.since.elapsed());
+            tracing::info!(slice = self.publisher.slice, %epoch, ?after, "published");
+        }
+        let until =
+            drains.map(|_| (led.drains_until).unwrap_or_else(|| Instant::now() + self.publisher.listed));
+        self.led = Some(Led {
+            is_published: true,
+            drains,
+            drains_until: until,
+            ..led
+        });
+        self.complaint.clear();
+        until.map_or(Next::Change, |until| {
+            Next::Until(until.min(Instant::now() + DRAIN_LOOK))
+        })
     }
 
     async fn write(&mut self, slice: &Value) {
@@ -302,6 +351,9 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Between two writes of one leader that both succeeded.
 const REPAIR_PAUSE: Duration = Duration::from_millis(500);
+
+/// How often a leader looks whether the one that handed its work over is still there.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
 /// How often a leader whose lease ran out looks again before it writes.
 const LEASE_RECHECK: Duration = Duration::from_millis(50);

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use listenfd::ListenFd;
@@ -21,12 +21,13 @@ use tftp::files::{FileLimits, Files, GetError, PutError, RemoveError};
 use tftp::path::FilePath;
 use tftp::state::{FileVersion, TftpState};
 use tftp::transfer::Limits;
-use tftp::{Metrics, Options, Tftp, UploadRule, Uploads};
+use tftp::{Metrics, MovingAddress, Options, Tftp, UploadRule, Uploads};
 
 use super::{Started, serve, start_node};
 use sources::{Sources, Untried};
 
 use crate::admin::files::{ByteStream, FileError, FileStore};
+use crate::kubernetes::Route;
 
 /// Rows of the table of running transfers on the status page.
 const TRANSFERS_SHOWN_MAX: usize = 200;
@@ -38,6 +39,7 @@ pub(super) async fn start(
     data_dir: &Path,
     mut sockets: ListenFd,
     registry: &Registry,
+    route: Option<Route>,
     until: Shutdown,
 ) -> anyhow::Result<Started> {
     let (node, replica) = start_node::<Tftp>(config).await?;
@@ -63,7 +65,7 @@ pub(super) async fn start(
         listen: tftp.listen,
         socket,
         // In pods a Service is in front, and its address is that of no pod.
-        address_moves: config.kubernetes.is_some(),
+        address_moves: moving_address(config, route)?,
         files: files.clone(),
         store,
         sessions_max: tftp.sessions_max,
@@ -95,6 +97,18 @@ pub(super) async fn start(
         files: Some(Arc::new(Adapter { files, replica })),
         hub: None,
     })
+}
+
+/// In a pod: where clients are led to.
+fn moving_address(config: &AgentConfig, route: Option<Route>) -> anyhow::Result<Option<MovingAddress>> {
+    let Some((kubernetes, route)) = config.kubernetes.as_ref().zip(route) else {
+        return Ok(None);
+    };
+    let leads_to = kubernetes
+        .addresses()
+        .map_err(|reason| anyhow!("field kubernetes: {reason}"))?;
+    let gets_back = Arc::new(move || route.leads_back());
+    Ok(Some(MovingAddress { leads_to, gets_back }))
 }
 
 fn uploads(tftp: &TftpConfig) -> anyhow::Result<Uploads> {

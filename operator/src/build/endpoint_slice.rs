@@ -83,15 +83,22 @@ pub(crate) fn is_right(
         // Somebody knows more than this operator.
         return true;
     }
-    let [only] = found.endpoints.as_slice() else {
-        return false;
+    // A leader that handed its work over stays behind its successor for a while.
+    let first = match found.endpoints.as_slice() {
+        [only] => only,
+        [first, leaving] if !is_ready(leaving) => first,
+        _ => return false,
     };
-    let target = only.target_ref.as_ref().and_then(|target| target.name.as_ref());
-    let ready = only.conditions.as_ref().and_then(|conditions| conditions.ready);
+    let target = first.target_ref.as_ref().and_then(|target| target.name.as_ref());
     published == Some(leader.epoch)
-        && only.addresses == [address.clone()]
+        && first.addresses == [address.clone()]
         && target == Some(&leader.pod)
-        && ready != Some(false)
+        && is_ready(first)
+}
+
+fn is_ready(endpoint: &Endpoint) -> bool {
+    let conditions = endpoint.conditions.as_ref();
+    conditions.and_then(|conditions| conditions.ready) != Some(false)
 }
 
 /// Whether a slice claims a later leader than this one.

@@ -184,6 +184,13 @@ fn slice_is_right_for_its_leader_and_for_later_ones_only() {
         edit(&mut edited);
         assert!(!is_right(&edited, &now), "edit {number}");
     }
+    let mut drains = slice.clone();
+    drains.endpoints.push(slice.endpoints[0].clone());
+    let leaving = drains.endpoints[1].conditions.get_or_insert_default();
+    (leaving.ready, leaving.serving, leaving.terminating) = (Some(false), Some(true), Some(true));
+    assert!(is_right(&drains, &now), "the leader before this one drains");
+    drains.endpoints.reverse();
+    assert!(!is_right(&drains, &now), "the leader itself is not ready");
 }
 
 #[test]

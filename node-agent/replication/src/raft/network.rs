@@ -93,14 +93,22 @@ impl Link {
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, RpcError> {
         match tokio::time::timeout(deadline, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                self.peers.note_away(self.target, false);
+                Ok(response.into_inner())
+            }
             Ok(Err(status)) => {
+                self.peers
+                    .note_away(self.target, status.code() == Code::Unavailable);
                 if status.code() == Code::PermissionDenied {
                     self.peers.reconnect(self.target);
                 }
                 Err(sort(&status))
             }
-            Err(_) => Err(self.timed_out(action, deadline).into()),
+            Err(_) => {
+                self.peers.note_away(self.target, true);
+                Err(self.timed_out(action, deadline).into())
+            }
         }
     }
 

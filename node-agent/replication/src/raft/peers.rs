@@ -1,6 +1,6 @@
 //! Connections to the other members: three a peer, so that bulk never delays a heartbeat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 #[cfg(not(simulation))]
 use std::net::IpAddr;
@@ -95,6 +95,8 @@ pub(crate) struct Peers {
     identity: Identity,
     tls: Option<ClientTlsConfig>,
     links: Mutex<BTreeMap<NodeId, Link>>,
+    /// Those that did not answer when they were last called.
+    away: Mutex<BTreeSet<NodeId>>,
     #[cfg(not(simulation))]
     whereabouts: Arc<Whereabouts>,
     tasks: TaskTracker,
@@ -119,6 +121,7 @@ impl Peers {
             identity,
             tls,
             links: Mutex::default(),
+            away: Mutex::default(),
             #[cfg(not(simulation))]
             whereabouts: Arc::default(),
             tasks,
@@ -130,6 +133,22 @@ impl Peers {
     #[cfg(not(simulation))]
     pub(crate) fn heard(&self, peer: NodeId, from: IpAddr) {
         self.whereabouts.heard(peer, from);
+    }
+
+    pub(crate) fn note_away(&self, peer: NodeId, is_away: bool) {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_away {
+            away.insert(peer);
+        } else {
+            away.remove(&peer);
+        }
+    }
+
+    pub(crate) fn is_away(&self, peer: NodeId) -> bool {
+        self.away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&peer)
     }
 
     #[cfg_attr(

@@ -172,11 +172,15 @@ impl peer_server::Peer for PeerServer {
     }
 
     async fn transfer_leader(&self, request: Request<proto::TransferRequest>) -> Reply<proto::TransferReply> {
-        let (running, _) = self.accept(&request)?;
+        let (running, sender) = self.accept(&request)?;
         let request = request.into_inner();
         let from = request
             .from
             .ok_or_else(|| Status::invalid_argument("the transfer lacks its vote"))?;
+        // All are told; one is meant.
+        if request.to == running.identity.node_id {
+            self.member.note_handed_over(from.term, sender);
+        }
         let request = TransferLeaderRequest::new(from.into(), request.to, request.last.map(Into::into));
         let answer = running
             .raft

@@ -210,6 +210,16 @@ async fn leadership_moves_on_request_and_the_old_leader_is_fenced() {
     assert!(!lease.is_valid());
     let new = group.leader().await;
     assert_ne!(new.replica.id(), old.replica.id());
+    let Leadership::Leader { term } = *new.replica.leadership().borrow() else {
+        unreachable!("it leads")
+    };
+    assert_eq!(new.node.handed_over_by(term), Some(old.replica.id()));
+    assert_eq!(
+        new.node.handed_over_by(term + 1),
+        None,
+        "that was another election"
+    );
+    assert_eq!(old.node.handed_over_by(term), None);
     let refused = old.replica.propose("late".to_owned()).await.unwrap_err();
     assert_eq!(
         refused,

@@ -20,4 +20,4 @@ pub mod state;
 pub mod transfer;
 pub mod upload;
 
-pub use server::{Metrics, Options, Tftp, UploadRule, Uploads};
+pub use server::{Metrics, MovingAddress, Options, Tftp, UploadRule, Uploads};

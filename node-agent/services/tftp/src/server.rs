@@ -14,7 +14,7 @@ mod socket;
 mod uploads;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,16 +47,27 @@ const RELAY_RETRY: Duration = Duration::from_millis(100);
 /// How long datagrams wait for a leader. A client that got no answer for that long has asked again.
 const LEADERLESS_MAX: Duration = Duration::from_secs(2);
 
+/// Where an address leads that moves to whoever leads, as that of a Kubernetes Service does.
+#[derive(Clone)]
+pub struct MovingAddress {
+    /// This member's own addresses, one of a family at most, to which the nodes lead clients: packets leave from them, and not
+    /// from another address of the machine that happens to be nearer to the client. Without one, the kernel chooses.
+    pub leads_to: Vec<IpAddr>,
+    /// Says whether a packet that leaves from this member now gets back to a client whose packets reach it, under the address
+    /// that the client sent to. It is asked for each batch of packets.
+    pub gets_back: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// What the service needs to know. Numbers are positive.
 pub struct Options {
     /// The UDP address that the leader serves.
     pub listen: SocketAddr,
     /// A socket bound to it already, held by a parent process so that the port is never closed between two leaders.
     pub socket: Option<std::net::UdpSocket>,
-    /// Whether the address that clients send to is not this member's own, but moves to whoever leads, as a Kubernetes
+    /// Given where the address that clients send to is not this member's own, but moves to whoever leads, as a Kubernetes
     /// Service does. Then it is no part of what a transfer is known by, and a member that does not lead holds its port
     /// open and passes on to the leader what comes there: clients are still sent to it for a while.
-    pub address_moves: bool,
+    pub address_moves: Option<MovingAddress>,
     /// The files.
     pub files: Files,
     /// Their content on this member.
@@ -78,9 +89,15 @@ pub struct Options {
 }
 
 impl Options {
+    /// The addresses that packets leave from when their client's own went to one that says nothing.
+    fn sources(&self) -> Vec<IpAddr> {
+        let moving = self.address_moves.as_ref();
+        moving.map(|moving| moving.leads_to.clone()).unwrap_or_default()
+    }
+
     /// Buffers for what the listener receives.
     fn batch(&self) -> Batch {
-        Batch::new(self.address_moves, !self.uploads.rules.is_empty())
+        Batch::new(self.address_moves.is_some(), !self.uploads.rules.is_empty())
     }
 }
 
@@ -116,7 +133,7 @@ impl Service for Tftp {
         beside.spawn(listen(context.clone(), told));
         beside.spawn(forget(context.clone()));
         let pulse = Pulse::new();
-        if context.options.address_moves {
+        if context.options.address_moves.is_some() {
             beside.spawn(pulse.clone().keep());
         }
         tokio::select! {
@@ -198,7 +215,7 @@ impl<'a> Port<'a> {
 
     /// Opens the socket for a leader.
     fn serve(&mut self) -> io::Result<ServerSocket> {
-        let socket = if self.options.address_moves {
+        let socket = if self.options.address_moves.is_some() {
             self.hold()?
         } else {
             match &self.options.socket {
@@ -207,7 +224,7 @@ impl<'a> Port<'a> {
             }
         };
         info!(address = %socket.local_addr()?, "serving");
-        ServerSocket::new(socket)
+        ServerSocket::new(socket, self.options.sources())
     }
 
     /// A handle on the socket that is held.
@@ -221,15 +238,20 @@ impl<'a> Port<'a> {
 
     /// Passes on to the leader what comes while another member leads. Resolves when it is to be called anew.
     async fn follow(&mut self, replica: &Replica<TftpState>, leader: Option<NodeId>) {
-        if !self.options.address_moves {
+        let options = self.options;
+        let Some(moving) = &options.address_moves else {
             return std::future::pending().await;
-        }
+        };
         let following = async {
-            let mut socket = ServerSocket::new(self.hold()?)?;
+            let mut socket = ServerSocket::new(self.hold()?, options.sources())?;
             let mut batch = self.options.batch();
             if let Some(leader) = leader {
-                let by = (&self.pulse, &self.options.metrics);
-                return relay::run(replica, leader, &mut socket, &mut batch, by).await;
+                let way = relay::Conditions {
+                    pulse: &self.pulse,
+                    gets_back: &*moving.gets_back,
+                };
+                let port = (&mut socket, &mut batch);
+                return relay::run(replica, leader, port, &way, &self.options.metrics).await;
             }
             // What comes meanwhile waits in the socket for the next leader, unless that takes long: an answer to what
             // its client has forgotten would only begin a transfer with nobody.

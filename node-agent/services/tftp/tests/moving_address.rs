@@ -4,6 +4,8 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +20,9 @@ use tftp::files::{FileLimits, Files};
 use tftp::path::FilePath;
 use tftp::state::TftpState;
 use tftp::transfer::Limits;
-use tftp::{Metrics, Options, Tftp, Uploads};
+use tftp::{Metrics, MovingAddress, Options, Tftp, Uploads};
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
@@ -35,7 +38,46 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
+/// Whether clients are led to a member: only as often as it may be asked.
+#[derive(Clone)]
+struct Led {
+    asked: watch::Sender<usize>,
+    times: Arc<AtomicUsize>,
+}
+
+impl Led {
+    fn always() -> Self {
+        Self {
+            asked: watch::channel(0).0,
+            times: Arc::new(AtomicUsize::new(usize::MAX)),
+        }
+    }
+
+    fn ask(&self) -> bool {
+        let mut is_led = false;
+        self.asked.send_modify(|asked| {
+            *asked += 1;
+            is_led = *asked <= self.times.load(Ordering::SeqCst);
+        });
+        is_led
+    }
+
+    /// Says no from the `more`th question on.
+    fn only(&self, more: usize) {
+        let times = self.asked.borrow().saturating_add(more);
+        self.times.store(times, Ordering::SeqCst);
+    }
+
+    async fn was_asked(&self, times: usize) {
+        let mut asked = self.asked.subscribe();
+        within("a question", asked.wait_for(|asked| *asked >= times))
+            .await
+            .unwrap();
+    }
+}
+
 struct Member {
+    led: Led,
     node: Node,
     replica: Replica<TftpState>,
     files: Files,
@@ -176,10 +218,15 @@ async fn start_member(
     };
     let files = Files::new(replica.clone(), store.clone(), limits);
     let listen = SocketAddrV4::new(address(number + 1), port).into();
+    let led = Led::always();
+    let asked = led.clone();
     let options = Options {
         listen,
         socket: None,
-        address_moves: true,
+        address_moves: Some(MovingAddress {
+            leads_to: Vec::new(),
+            gets_back: Arc::new(move || asked.ask()),
+        }),
         files: files.clone(),
         store,
         sessions_max: 10,
@@ -198,6 +245,7 @@ async fn start_member(
     };
     services.spawn(Tftp::serve(options, replica.clone(), Shutdown::new()));
     Member {
+        led,
         node,
         replica,
         files,
@@ -229,18 +277,21 @@ impl Client {
     /// Takes the next block, which has to come from a member; whether it is the last.
     async fn take(&mut self, from: &Member) -> bool {
         let mut buffer = [0; 4 + BLOCK_BYTES];
-        let what = format!("block {} from {}", self.acknowledged + 1, from.listen);
-        let (length, sender) = within(&what, self.socket.recv_from(&mut buffer)).await.unwrap();
-        assert_eq!(
-            sender, from.listen,
-            "an answer from elsewhere does not reach a client"
-        );
         let number = self.acknowledged + 1;
-        assert_eq!(
-            buffer[..4],
-            [[0, 3], number.to_be_bytes()].concat(),
-            "DATA {number}"
-        );
+        let data = |number: u16| [[0, 3], number.to_be_bytes()].concat();
+        let what = format!("block {number} from {}", from.listen);
+        let length = loop {
+            let (length, sender) = within(&what, self.socket.recv_from(&mut buffer)).await.unwrap();
+            assert_eq!(
+                sender, from.listen,
+                "an answer from elsewhere does not reach a client"
+            );
+            // A leader that heard late how far the client is may send once more what it has.
+            if buffer[..4] != data(number - 1) {
+                break length;
+            }
+        };
+        assert_eq!(buffer[..4], data(number), "DATA {number}");
         self.content.extend_from_slice(&buffer[4..length]);
         self.acknowledged = number;
         length < buffer.len()
@@ -302,5 +353,30 @@ async fn a_request_that_reaches_a_follower_is_answered_from_there() {
     let client = Client::ask(&group.members[2], "boot").await;
     let whole = client.finish(&group.members[2]).await;
     assert!(whole == content, "the bytes differ");
+    group.stop().await;
+}
+
+/// What is sent from a member that clients are not led to any more reaches them from an address that they do not know.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_leaves_from_a_member_that_clients_are_not_led_to() {
+    let group = Group::start().await;
+    let content = group.put("boot", 5).await;
+    let follower = &group.members[2];
+    follower.led.only(1);
+    let held_back = Client::ask(follower, "boot").await;
+    // Whether to pass it on, and whether to send the answer.
+    follower.led.was_asked(2).await;
+    let not_passed_on = Client::ask(follower, "boot").await;
+    follower.led.was_asked(3).await;
+    follower.led.only(usize::MAX);
+    let answered = Client::ask(follower, "boot").await.finish(follower).await;
+    assert!(answered == content, "the bytes differ");
+    for client in [not_passed_on, held_back] {
+        let nothing = client.socket.try_recv(&mut [0; 4]);
+        assert_eq!(
+            nothing.map_err(|error| error.kind()),
+            Err(std::io::ErrorKind::WouldBlock)
+        );
+    }
     group.stop().await;
 }

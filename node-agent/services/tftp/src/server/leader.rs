@@ -138,7 +138,7 @@ impl Leader {
         relayed: &mut mpsc::Receiver<Relayed>,
         until: &Shutdown,
     ) {
-        let address_moves = self.context.options.address_moves;
+        let address_moves = self.context.options.address_moves.is_some();
         let mut batch = self.context.options.batch();
         self.take_over(&mut batch);
         let timer = tokio::time::sleep_until(self.epoch);
@@ -206,7 +206,8 @@ impl Leader {
         let exact = self.context.board.is_exact_for(self.term);
         // Behind a Service the client speaks first: a packet from here would take the place that the nodes' address
         // translation needs to lead the client to this member under its own port.
-        let (speaks_first, limits) = (self.context.options.address_moves, self.context.options.limits);
+        let speaks_first = self.context.options.address_moves.is_some();
+        let limits = self.context.options.limits;
         if !records.is_empty() {
             info!(
                 term = self.term,

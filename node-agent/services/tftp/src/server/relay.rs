@@ -158,14 +158,23 @@ impl From<AskError> for Broken {
     }
 }
 
-/// Passes on to `leader` what comes, and sends what it answers, until that fails. What came a moment before waits in the socket,
-/// and is passed on, too; what waited through a pause of this process is not: its clients have asked again, or are gone.
+/// When datagrams are passed on, and answers sent.
+pub(super) struct Conditions<'a> {
+    /// Not what waited through a pause of this process: its clients have asked again, or are gone.
+    pub(super) pulse: &'a Pulse,
+    /// Not once the nodes have forgotten the flows to this member: an answer would reach its client from an address and a
+    /// port that it does not know. Some end the transfer then, and some send all further packets there.
+    pub(super) gets_back: &'a (dyn Fn() -> bool + Send + Sync),
+}
+
+/// Passes on to `leader` what comes, and sends what it answers, until that fails. What came a moment before waits in the
+/// socket, and is passed on, too.
 pub(super) async fn run(
     replica: &Replica<TftpState>,
     leader: NodeId,
-    socket: &mut ServerSocket,
-    batch: &mut Batch,
-    (pulse, metrics): (&Pulse, &Metrics),
+    (socket, batch): (&mut ServerSocket, &mut Batch),
+    Conditions { pulse, gets_back }: &Conditions<'_>,
+    metrics: &Metrics,
 ) -> Result<(), Broken> {
     let from = replica.id();
     let open = encode(&Request::Open { from });
@@ -181,7 +190,7 @@ pub(super) async fn run(
                 }
                 let datagrams = batch.datagrams(socket.bound()).filter(is_passed_on);
                 let datagrams: Vec<_> = datagrams.map(|datagram| (datagram.peer, datagram.bytes)).collect();
-                if !datagrams.is_empty() {
+                if !datagrams.is_empty() && gets_back() {
                     metrics.relayed(datagrams.len() as u64);
                     passed_at = Instant::now();
                     let pass = Request::Pass { from, datagrams };
@@ -197,7 +206,7 @@ pub(super) async fn run(
                 let answer = answer.ok_or_else(|| Broken::Leader("its answers ended".to_owned()))??;
                 let Answer(client, packet) = postcard::from_bytes(&answer)
                     .map_err(|error| Broken::Leader(format!("an answer does not decode: {error}")))?;
-                if passed_at.elapsed() < ANSWERED_WITHIN {
+                if passed_at.elapsed() < ANSWERED_WITHIN && gets_back() {
                     socket.send(client, unspecified(socket.bound()), packet, packet.len());
                 }
             }

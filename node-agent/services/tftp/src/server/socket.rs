@@ -59,6 +59,8 @@ pub(crate) struct ServerSocket {
     bound: SocketAddr,
     segments_max: usize,
     drained: bool,
+    /// See [`ServerSocket::new`].
+    sources: Vec<IpAddr>,
 }
 
 /// Buffers for one batch of datagrams.
@@ -121,7 +123,9 @@ pub(crate) fn unspecified(bound: SocketAddr) -> SocketAddr {
 }
 
 impl ServerSocket {
-    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    /// `sources` are the addresses, one of a family at most, that packets leave from when the client's own went to an address
+    /// that is not known; the kernel chooses where there is none.
+    pub(crate) fn new(socket: std::net::UdpSocket, sources: Vec<IpAddr>) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         // quinn-udp forbids fragments, as QUIC wants it. A TFTP client that asks for a block beyond the path's MTU
         // expects IP to fragment it (RFC 2348 warns of it and allows it).
@@ -143,6 +147,7 @@ impl ServerSocket {
             state,
             socket,
             drained: false,
+            sources,
         })
     }
 
@@ -201,10 +206,20 @@ impl ServerSocket {
         self.segments_max.min(DATAGRAM_BYTES_MAX / bytes.max(1)).max(1)
     }
 
+    fn source(&self, peer: SocketAddr) -> Option<IpAddr> {
+        let is_v4 = peer.ip().to_canonical().is_ipv4();
+        self.sources
+            .iter()
+            .copied()
+            .find(|source| source.is_ipv4() == is_v4)
+    }
+
     /// Sends packets of `segment` bytes each (the last may be shorter), without waiting: what does not fit into the
     /// kernel's queue is lost, as on any network, and sent again by the transfer's timer.
     pub(crate) fn send(&self, peer: SocketAddr, local: SocketAddr, contents: &[u8], segment: usize) {
-        let src_ip = Some(local.ip()).filter(|ip| !ip.is_unspecified());
+        let src_ip = Some(local.ip())
+            .filter(|ip| !ip.is_unspecified())
+            .or_else(|| self.source(peer));
         let transmit = Transmit {
             destination: peer,
             ecn: None,
@@ -234,7 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_datagram_names_both_ends_and_a_reply_leaves_from_the_same_address() {
-        let mut any = ServerSocket::new(bind("0.0.0.0:0".parse().unwrap()).unwrap()).unwrap();
+        let mut any = ServerSocket::new(bind("0.0.0.0:0".parse().unwrap()).unwrap(), Vec::new()).unwrap();
         let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let server: SocketAddr = ([127, 0, 0, 2], any.bound().port()).into();
         client.send_to(b"hello", server).unwrap();
@@ -258,9 +273,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn where_the_address_moves_packets_leave_from_the_members_own() {
+        let own: Vec<IpAddr> = vec!["::1".parse().unwrap(), "127.0.0.3".parse().unwrap()];
+        // The kernel would answer from the client's own address, which is the nearest.
+        for (listen, client, expected) in [
+            ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.3"),
+            ("[::]:0", "[::1]:0", "::1"),
+            ("[::]:0", "127.0.0.1:0", "127.0.0.3"),
+        ] {
+            let mut socket = ServerSocket::new(bind(listen.parse().unwrap()).unwrap(), own.clone()).unwrap();
+            let client = std::net::UdpSocket::bind(client).unwrap();
+            client
+                .send_to(b"hello", (expected, socket.bound().port()))
+                .unwrap();
+            let mut batch = Batch::new(true, false);
+            receive(&mut socket, &mut batch).await;
+            let datagram = batch.datagrams(socket.bound()).next().unwrap();
+            socket.send(datagram.peer, datagram.local, b"back", 4);
+            let (_, from) = client.recv_from(&mut [0; 4]).unwrap();
+            assert_eq!(from.ip().to_string(), expected, "{listen}");
+        }
+    }
+
+    #[tokio::test]
     async fn where_the_address_moves_a_datagram_is_the_same_on_every_member() {
         for (listen, unspecified) in [("127.0.0.1:0", "0.0.0.0"), ("[::]:0", "::"), ("[::1]:0", "::")] {
-            let mut socket = ServerSocket::new(bind(listen.parse().unwrap()).unwrap()).unwrap();
+            let mut socket = ServerSocket::new(bind(listen.parse().unwrap()).unwrap(), Vec::new()).unwrap();
             let client = std::net::UdpSocket::bind(("localhost", 0)).unwrap();
             let to = if listen.starts_with("[::1]") {
                 "::1"
