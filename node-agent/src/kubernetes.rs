@@ -46,20 +46,16 @@ impl Route {
         })
     }
 
-    /// Whether a slice sends clients to this pod.
-    pub(crate) fn leads_here(&self) -> bool {
-        self.places
-            .iter()
-            .any(|place| place.borrow().0 != Place::Elsewhere)
+    /// Whether this pod handed its work over and stays in a slice for a while.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.places.iter().any(|place| place.borrow().0 == Place::Leaving)
     }
 
-    /// Whether packets of this pod get back to clients whose own come here. Not while the nodes forget the flows to it, nor
-    /// shortly before: the answers to what came last have left by then. What comes later was sent to the pod's own address.
+    /// Whether packets of this pod get back to clients whose own come here.
     pub(crate) fn leads_back(&self) -> bool {
-        self.places.iter().any(|place| match *place.borrow() {
-            (Place::Here, _) => true,
-            (Place::Leaving, since) => since.elapsed() < self.listed.saturating_sub(ANSWERS_LEAVE),
-            (Place::Elsewhere, since) => since.elapsed() >= NODES_FOLLOW,
+        self.places.iter().all(|place| {
+            let (place, since) = *place.borrow();
+            gets_back(place, since.elapsed(), self.listed)
         })
     }
 
@@ -70,6 +66,17 @@ impl Route {
             // It never fails: the sender is here.
             place.wait_for(|(place, _)| *place == Place::Elsewhere).await.ok();
         }
+    }
+}
+
+/// Whether packets of a pod get back that has been in its `place` for so long, and stays in a slice for `listed` after it handed
+/// its work over. Not while the nodes forget the flows to it, nor shortly before: the answers to what came last have left by
+/// then. What comes later was sent to the pod's own address.
+fn gets_back(place: Place, lasts: Duration, listed: Duration) -> bool {
+    match place {
+        Place::Here => true,
+        Place::Leaving => lasts < listed.saturating_sub(ANSWERS_LEAVE),
+        Place::Elsewhere => lasts >= NODES_FOLLOW,
     }
 }
 
@@ -117,3 +124,28 @@ impl Routing {
 const NODES_FOLLOW: Duration = Duration::from_secs(2);
 /// The last packets that came to such a leader are answered within this.
 const ANSWERS_LEAVE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_sent_while_the_nodes_forget_the_flows() {
+        let rows = [
+            (Place::Here, 0, true),
+            (Place::Here, 60_000, true),
+            (Place::Leaving, 0, true),
+            (Place::Leaving, 2_499, true),
+            (Place::Leaving, 2_500, false),
+            (Place::Leaving, 60_000, false),
+            (Place::Elsewhere, 0, false),
+            (Place::Elsewhere, 1_999, false),
+            (Place::Elsewhere, 2_000, true),
+        ];
+        for (place, lasts, expected) in rows {
+            let found = gets_back(place, Duration::from_millis(lasts), Duration::from_secs(3));
+            assert_eq!(found, expected, "{place:?} for {lasts} ms");
+        }
+        assert!(!gets_back(Place::Leaving, Duration::ZERO, Duration::ZERO));
+    }
+}

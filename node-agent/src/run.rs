@@ -257,7 +257,7 @@ async fn hand_over(node: &Node, member: &str) -> bool {
 /// Resolves when clients are sent elsewhere, also those of a Service that leads to all members. Until then the service
 /// holds its ports: a client whose packet is on its way must not be told that there is no such port.
 async fn unrouted(route: &Route, handed_over: bool) {
-    if handed_over && route.leads_here() {
+    if handed_over || route.is_leaving() {
         route.moved_away().await;
     }
     tokio::time::sleep(ROUTE_SETTLES).await;
