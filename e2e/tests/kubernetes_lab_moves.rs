@@ -1,4 +1,5 @@
 //! Leadership handed over, and every pod replaced by one with another configuration: no request fails, no transfer aborts.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use e2e::kubernetes::{
     end_and_check,
 };
 use e2e::kv::faults::await_answers;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const GROUPS: &str = r#"
 apiVersion: quorate.dev/v1alpha1
@@ -22,6 +23,7 @@ metadata: {name: boot}
 spec:
   replicas: 3
   timing: Edge
+  drainSeconds: 10
   service: {type: LoadBalancer, externalTrafficPolicy: Local}
 ---
 apiVersion: quorate.dev/v1alpha1
@@ -80,6 +82,20 @@ impl Downloads {
     }
 }
 
+/// Waits until the nodes are to keep the flows to the leader before, or not any more.
+fn drains(group: &Resource<'_>, expected: bool) {
+    let look = |slice: &Value| {
+        let before = &slice["endpoints"][1]["conditions"];
+        let drains = before["serving"] == true && before["terminating"] == true;
+        ensure!(drains == expected, "{slice}");
+        Ok(())
+    };
+    group
+        .space()
+        .await_object("endpointslice", &group.slice(), PATIENCE, look)
+        .unwrap();
+}
+
 #[test]
 fn planned_moves_and_upgrades_fail_no_request() {
     let cluster = Cluster::connect().unwrap();
@@ -122,9 +138,13 @@ fn planned_moves_and_upgrades_fail_no_request() {
         for group in groups {
             group.await_settled().unwrap();
             group.transfer().unwrap();
+            if group.name() == boot.name() {
+                drains(group, true);
+            }
         }
         go_on();
     }
+    drains(&boot, false);
     for group in groups {
         group.await_settled().unwrap();
         group
