@@ -474,7 +474,7 @@ fn find_logs(dir: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() {
             find_logs(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "log") {
+        } else if path.file_name().is_some_and(|name| name == "log") {
             found.push(path);
         }
     }
