@@ -1,14 +1,18 @@
 # Sourced by init.sh: the network that joins the nodes, and the control plane, which is on no node.
 #
-#   lab (this network namespace): bridge lab0 10.99.0.1/24, no way out
-#     |- v-n1 === eth0 10.99.0.11  node n1, pods 10.88.0.0/24
-#     |- v-n2 === eth0 10.99.0.12  node n2, pods 10.88.1.0/24
+#   lab (this network namespace): bridge lab0 10.99.0.1/24 fd00:99::1/64, no way out
+#     |- n1 === eth0 10.99.0.11 fd00:99::11  node n1, pods 10.88.0.0/24 fd00:88:0:1::/64
+#     |- n2 === eth0 10.99.0.12 fd00:99::12  node n2, pods 10.88.1.0/24 fd00:88:0:2::/64
 #     `- ...
-#   Services 10.96.0.0/16
+#   Services 10.96.0.0/16 fd00:96::/108
 
 lab_address=10.99.0.1
 lab_prefix=10.99.0
 pod_prefix=10.88
+lab_prefix_v6=fd00:99::
+pod_prefix_v6=fd00:88:0
+pods="$pod_prefix.0.0/16,$pod_prefix_v6::/48"
+services=10.96.0.0/16,fd00:96::/108
 
 # The number of a node in addresses.
 node_number() {
@@ -19,6 +23,7 @@ network() {
     ip link set lo up
     ip link add lab0 type bridge
     ip address add "$lab_address/24" dev lab0
+    ip address add "${lab_prefix_v6}1/64" dev lab0 nodad
     ip link set lab0 up
     # Clients outside reach pods as they would through a router, and node ports at each node's address.
     local node number
@@ -28,19 +33,28 @@ network() {
         ip link add "$node" type veth peer name eth0 netns "$node"
         ip link set "$node" master lab0 up
         ip -n "$node" address add "$lab_prefix.1$number/24" dev eth0
+        ip -n "$node" address add "${lab_prefix_v6}1$number/64" dev eth0 nodad
         ip -n "$node" link set eth0 up
         ip -n "$node" link set lo up
         ip -n "$node" route add default via "$lab_address"
-        in_node "$node" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
-        ip route add "$pod_prefix.$((number - 1)).0/24" via "$lab_prefix.1$number"
+        ip -n "$node" route add default via "${lab_prefix_v6}1"
+        in_node "$node" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding'
+        route_to_pods "$number"
     done
     local other
     for node in "${nodes[@]}"; do
         for other in "${nodes[@]}"; do
-            [[ $node == "$other" ]] ||
-                ip -n "$node" route add "$pod_prefix.$(($(node_number "$other") - 1)).0/24" via "$lab_prefix.1$(node_number "$other")"
+            [[ $node == "$other" ]] || route_to_pods "$(node_number "$other")" -n "$node"
         done
     done
+}
+
+# route_to_pods NUMBER [-n NODE]: to the pods of the node with this number, from that node or from the lab.
+route_to_pods() {
+    local number=$1
+    shift
+    ip "$@" route add "$pod_prefix.$((number - 1)).0/24" via "$lab_prefix.1$number"
+    ip "$@" route add "$pod_prefix_v6:$number::/64" via "${lab_prefix_v6}1$number"
 }
 
 # Only the network changes: `ip netns exec` would also hide the control groups.
@@ -58,7 +72,7 @@ control_plane() {
         --advertise-address="$lab_address" --tls-cert-file=pki/api.crt --tls-private-key-file=pki/api.key \
         --client-ca-file=pki/ca.crt --token-auth-file=pki/tokens.csv --authorization-mode=Node,RBAC \
         --service-account-issuer=https://kubernetes.default.svc --service-account-key-file=pki/accounts.pub \
-        --service-account-signing-key-file=pki/accounts.key --service-cluster-ip-range=10.96.0.0/16 \
+        --service-account-signing-key-file=pki/accounts.key --service-cluster-ip-range="$services" \
         --audit-policy-file=configuration/audit.yaml --audit-log-path=log/audit.log --audit-log-mode=blocking \
         --allow-privileged=true --enable-admission-plugins=NodeRestriction \
         --kubelet-preferred-address-types=InternalIP --kubelet-client-certificate=pki/api.crt \
@@ -67,7 +81,7 @@ control_plane() {
     start kube-controller-manager kube-controller-manager --kubeconfig=kube-controller-manager.kubeconfig \
         --service-account-private-key-file=pki/accounts.key --root-ca-file=pki/ca.crt \
         --use-service-account-credentials=true --leader-elect=false --allocate-node-cidrs=false \
-        --cluster-cidr="$pod_prefix.0.0/16" --bind-address=127.0.0.1
+        --cluster-cidr="$pods" --bind-address=127.0.0.1
     start kube-scheduler kube-scheduler --kubeconfig=kube-scheduler.kubeconfig --leader-elect=false \
         --bind-address=127.0.0.1
     start volumes bash configuration/volumes.sh

@@ -28,8 +28,8 @@ END
     cat >"$at/cni/10-lab.conflist" <<END
 {"cniVersion": "0.4.0", "name": "lab", "plugins": [
   {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true, "ipMasq": false,
-   "ipam": {"type": "host-local", "dataDir": "$at/addresses", "routes": [{"dst": "0.0.0.0/0"}],
-            "ranges": [[{"subnet": "$pod_prefix.$((number - 1)).0/24"}]]}}]}
+   "ipam": {"type": "host-local", "dataDir": "$at/addresses", "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+            "ranges": [[{"subnet": "$pod_prefix.$((number - 1)).0/24"}], [{"subnet": "$pod_prefix_v6:$number::/64"}]]}}]}
 END
     start "$node-containerd" nsenter --net="/run/netns/$node" containerd --config "$at/containerd.toml"
 }
@@ -43,7 +43,8 @@ snapshotter() {
 }
 
 node_start() {
-    local node=$1 at=$run/$1 image
+    local node=$1 at=$run/$1 image number
+    number=$(node_number "$node")
     await "containerd answers on $node" ctr --address "$at/containerd.sock" version
     for image in /run/programs/images/*.tar; do
         ctr --address "$at/containerd.sock" --namespace k8s.io images import "$image" >/dev/null
@@ -51,14 +52,14 @@ node_start() {
     kubelet_configuration "$node" >"$at/kubelet.yaml"
     start "$node-kubelet" nsenter --net="/run/netns/$node" kubelet --config="$at/kubelet.yaml" \
         --kubeconfig="$node.kubeconfig" --root-dir="$at/kubelet" --cert-dir="$at/pki" --hostname-override="$node" \
-        --node-ip="$lab_prefix.1$(node_number "$node")"
+        --node-ip="$lab_prefix.1$number,${lab_prefix_v6}1$number"
     # Limits of conntrack belong to the whole machine: they are left as they are.
     cat >"$at/kube-proxy.yaml" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: nftables
 hostnameOverride: $node
-clusterCIDR: $pod_prefix.0.0/16
+clusterCIDR: $pods
 clientConnection: {kubeconfig: $run/kube-proxy.kubeconfig}
 conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 END

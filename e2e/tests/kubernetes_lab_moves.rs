@@ -92,7 +92,7 @@ fn drains(group: &Resource<'_>, expected: bool) {
     };
     group
         .space()
-        .await_object("endpointslice", &group.slice(), PATIENCE, look)
+        .await_object("endpointslice", group.slice(), PATIENCE, look)
         .unwrap();
 }
 

@@ -76,7 +76,7 @@ fn cut_off_leader_claims_nothing_and_its_late_write_is_refused() {
     let client = ClientPod::start(&space, "client", Some(&elsewhere)).unwrap();
     set_through_the_service(&client, "red");
     let token = token_of(&space, &leader, uid.as_str().unwrap());
-    let before = space.get("endpointslice", &settings.slice()).unwrap();
+    let before = space.get("endpointslice", settings.slice()).unwrap();
 
     let cut = CutNode::cut(&cluster, &node).unwrap();
     settings.await_leader_after(&uid).unwrap();
@@ -112,14 +112,14 @@ fn cut_off_leader_claims_nothing_and_its_late_write_is_refused() {
 
 /// What the old leader would write if it knew nothing of the new one, or had read the slice since.
 fn late_write_is_refused(space: &Space<'_>, settings: &KvCluster<'_>, token: &str, before: &Value) {
-    let now = space.get("endpointslice", &settings.slice()).unwrap();
+    let now = space.get("endpointslice", settings.slice()).unwrap();
     let error = space.replace_as(token, before).unwrap_err();
     assert!(format!("{error:#}").contains("has been modified"), "{error:#}");
     let mut late = before.clone();
     late["metadata"]["resourceVersion"] = now["metadata"]["resourceVersion"].clone();
     let error = format!("{:#}", space.replace_as(token, &late).unwrap_err());
     assert!(error.contains("the leader epoch may not fall"), "{error}");
-    let after = space.get("endpointslice", &settings.slice()).unwrap();
+    let after = space.get("endpointslice", settings.slice()).unwrap();
     assert_eq!(after["endpoints"], now["endpoints"]);
 }
 

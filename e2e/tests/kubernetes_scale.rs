@@ -116,14 +116,14 @@ fn spoilt_slice_is_repaired_and_a_broken_version_stops() {
         await_route(&settings, &leader);
         await_answers(&load.load, SOME).unwrap();
     };
-    space.kubectl(&["delete", "endpointslice", &slice]).unwrap();
+    space.kubectl(&["delete", "endpointslice", slice]).unwrap();
     is_led();
     // Emptied, and led astray, by an administrator. The leader itself repairs these, also when there is no operator.
     drop(operator);
     let spoil = |patch: Value| {
         let patch = patch.to_string();
         space
-            .kubectl(&["patch", "endpointslice", &slice, "--type=merge", "-p", &patch])
+            .kubectl(&["patch", "endpointslice", slice, "--type=merge", "-p", &patch])
             .unwrap();
     };
     spoil(json!({"endpoints": []}));
@@ -147,7 +147,7 @@ fn await_route(settings: &KvCluster<'_>, leader: &str) {
     let address = settings.address_of(leader).unwrap();
     settings
         .space()
-        .await_object("endpointslice", &settings.slice(), PATIENCE, |slice| {
+        .await_object("endpointslice", settings.slice(), PATIENCE, |slice| {
             let endpoint = &slice["endpoints"][0];
             anyhow::ensure!(
                 endpoint["targetRef"]["name"] == leader && endpoint["addresses"] == json!([address]),

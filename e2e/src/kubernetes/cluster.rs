@@ -95,15 +95,26 @@ impl Cluster {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// An address of a node, where its node ports are.
+    /// The IPv4 address of a node, where its node ports are.
     pub fn node_address(&self, node: &str) -> anyhow::Result<String> {
+        self.node_address_where(node, |address| !address.contains(':'))
+    }
+
+    /// The IPv6 address of a node, where its node ports are.
+    pub fn node_address_v6(&self, node: &str) -> anyhow::Result<String> {
+        self.node_address_where(node, |address| address.contains(':'))
+    }
+
+    fn node_address_where(&self, node: &str, family: impl Fn(&str) -> bool) -> anyhow::Result<String> {
         let text = self.kubectl(&["get", "node", node, "-o", "json"])?;
         let found: Value = serde_json::from_str(&text).context("reading a node")?;
         let addresses = found["status"]["addresses"].as_array().into_iter().flatten();
-        let mut internal = addresses.filter(|address| address["type"] == "InternalIP");
-        internal
-            .find_map(|address| address["address"].as_str().map(str::to_owned))
-            .with_context(|| format!("{node} has no address"))
+        let internal = addresses.filter(|address| address["type"] == "InternalIP");
+        let mut texts = internal.filter_map(|address| address["address"].as_str());
+        texts
+            .find(|address| family(address))
+            .map(str::to_owned)
+            .with_context(|| format!("{node} has no address of that family"))
     }
 }
 

@@ -19,6 +19,7 @@ pub struct Resource<'a> {
     space: &'a Space<'a>,
     kind: &'static str,
     name: String,
+    slice: String,
     admin: Admin,
 }
 
@@ -31,10 +32,13 @@ impl<'a> Resource<'a> {
         manifest: &str,
     ) -> anyhow::Result<Self> {
         space.apply(manifest)?;
+        let families = &space.get(kind, name)?["spec"]["service"]["ipFamilies"];
+        let family = if families[0] == "IPv6" { "ipv6" } else { "ipv4" };
         let resource = Self {
             space,
             kind,
             name: name.to_owned(),
+            slice: format!("{name}-leader-{family}"),
             admin: Admin::new()?,
         };
         resource.await_ready()?;
@@ -96,7 +100,7 @@ impl<'a> Resource<'a> {
 
     /// The pod that the clients' address leads to.
     pub fn leader(&self) -> anyhow::Result<String> {
-        named_in(&self.space.get("endpointslice", &self.slice())?)
+        named_in(&self.space.get("endpointslice", self.slice())?)
     }
 
     /// The node that it runs on.
@@ -111,10 +115,10 @@ impl<'a> Resource<'a> {
         node.map(str::to_owned).context("the pod is on no node")
     }
 
-    /// The name of the slice that the leader writes itself into.
+    /// The name of the slice of its first family that the leader writes itself into.
     #[must_use]
-    pub fn slice(&self) -> String {
-        format!("{}-leader-ipv4", self.name)
+    pub fn slice(&self) -> &str {
+        &self.slice
     }
 
     /// The UID of a pod, to tell it from later ones of its name.
@@ -125,7 +129,7 @@ impl<'a> Resource<'a> {
     /// Waits until the clients' address leads to another pod than the one with this UID.
     pub fn await_leader_after(&self, uid: &Value) -> anyhow::Result<String> {
         self.space
-            .await_object("endpointslice", &self.slice(), PATIENCE, |slice| {
+            .await_object("endpointslice", self.slice(), PATIENCE, |slice| {
                 let now = &slice["endpoints"][0]["targetRef"]["uid"];
                 ensure!(!now.is_null() && now != uid, "it still names the pod {now}");
                 named_in(slice)
