@@ -33,7 +33,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Look after the resources of the cluster.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Write the definitions of the custom resources, one file each.
     Crds {
         /// The folder to write to; it is made if it is missing.
@@ -49,7 +49,7 @@ fn main() -> anyhow::Result<ExitCode> {
             .enable_all()
             .build()
             .context("starting the threads")?
-            .block_on(run::run(args)),
+            .block_on(run::run(*args)),
         Command::Crds { out } => crds::write(&out).map(|()| ExitCode::SUCCESS),
     }
 }

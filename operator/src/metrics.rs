@@ -1,6 +1,7 @@
 //! The operator's own port: metrics and probes. Does I/O.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -129,7 +130,7 @@ const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 /// Serves until the process ends.
 pub(crate) async fn serve(address: SocketAddr, metrics: Metrics) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address)
+    let listener = bind(address)
         .await
         .with_context(|| format!("binding {address} for metrics and probes (--listen)"))?;
     let routes = Router::new()
@@ -140,6 +141,17 @@ pub(crate) async fn serve(address: SocketAddr, metrics: Metrics) -> anyhow::Resu
     axum::serve(listener, routes)
         .await
         .context("serving metrics and probes")
+}
+
+/// `[::]` takes both families, and IPv4 alone on nodes without IPv6.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    match TcpListener::bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind(any).await
+        }
+        other => other,
+    }
 }
 
 /// Ready means that it can take over: it reached the API server and found the custom resource definitions. Whether it

@@ -24,7 +24,7 @@ use crate::election::Candidate;
 use crate::kinds::Group;
 use crate::members::Members;
 use crate::metrics::{self, Metrics};
-use crate::validate::Settings;
+use crate::validate::{IpFamily, Settings};
 
 /// What `quorate-operator run` takes. Every option may come from the environment.
 #[derive(Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(crate) struct Args {
     )]
     namespaces: Vec<String>,
     /// Where metrics and probes are served.
-    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080", value_name = "ADDRESS")]
+    #[arg(long, env = "LISTEN", default_value = "[::]:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// The agent's image for resources that name none.
     #[arg(long, env = "AGENT_IMAGE", value_name = "IMAGE")]
@@ -51,6 +51,9 @@ pub(crate) struct Args {
         value_name = "DOMAIN"
     )]
     cluster_domain: String,
+    /// The address of the API server's Service, which every pod is told: a Service that asks for no family has this one's.
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", value_name = "ADDRESS")]
+    service_host: Option<String>,
     /// This operator's own name, its pod's; by chance without it.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pod_name: Option<String>,
@@ -163,6 +166,7 @@ async fn stand_by(args: &Args, metrics: Metrics) -> anyhow::Result<(Shared, Cand
         settings: Settings {
             agent_image: args.agent_image.clone(),
             cluster_domain: args.cluster_domain.clone(),
+            ip_family: IpFamily::of(args.service_host.as_deref()),
         },
         metrics,
         client,

@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub agent_image: Option<String>,
     /// The domain of the cluster's names.
     pub cluster_domain: String,
+    /// The family that the cluster gives Services that ask for none.
+    pub ip_family: IpFamily,
 }
 
 /// A group as it is to be.
@@ -154,6 +156,14 @@ pub(crate) enum IpFamily {
 }
 
 impl IpFamily {
+    /// That of an address without brackets. A name says nothing, and nearly all clusters are of IPv4 first.
+    pub(crate) fn of(address: Option<&str>) -> Self {
+        match address.map(str::parse) {
+            Some(Ok(IpAddr::V6(_))) => Self::V6,
+            _ => Self::V4,
+        }
+    }
+
     /// As Kubernetes names it, also as a slice's address type.
     pub(crate) const fn address_type(self) -> &'static str {
         match self {
@@ -210,7 +220,7 @@ pub(crate) fn validate<K: Group>(resource: &K, settings: &Settings) -> Result<Va
         });
     }
     let (name, namespace) = (resource.name_any(), resource.namespace().unwrap_or_default());
-    let service = service_shape(spec);
+    let service = service_shape(spec, settings.ip_family);
     let ports = resource.ports()?;
     let listen = listen_address(&service);
     let mut valid = Validated {
@@ -405,7 +415,7 @@ fn storage(spec: &GroupSpec) -> Result<Storage, Invalid> {
     })
 }
 
-fn service_shape(spec: &GroupSpec) -> ServiceShape {
+fn service_shape(spec: &GroupSpec, usual: IpFamily) -> ServiceShape {
     let given = &spec.service;
     let ip_families: Vec<_> = given
         .ip_families
@@ -416,7 +426,7 @@ fn service_shape(spec: &GroupSpec) -> ServiceShape {
         })
         .collect();
     let slices = match ip_families.as_slice() {
-        [] => vec![IpFamily::V4],
+        [] => vec![usual],
         families => families.to_vec(),
     };
     let ip_family_policy = match ip_families.as_slice() {

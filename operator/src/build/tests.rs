@@ -8,6 +8,7 @@ fn settings() -> Settings {
     Settings {
         agent_image: Some("registry.example/quorate-agent:1.2.3".to_owned()),
         cluster_domain: "cluster.local".to_owned(),
+        ip_family: IpFamily::V4,
     }
 }
 
@@ -191,6 +192,34 @@ fn slice_is_right_for_its_leader_and_for_later_ones_only() {
     assert!(is_right(&drains, &now), "the leader before this one drains");
     drains.endpoints.reverse();
     assert!(!is_right(&drains, &now), "the leader itself is not ready");
+}
+
+#[test]
+fn services_that_ask_for_no_family_have_the_clusters() {
+    let resource: TftpCluster = serde_json::from_value(serde_json::json!({
+        "apiVersion": "quorate.dev/v1alpha1", "kind": "TftpCluster",
+        "metadata": {"name": "boot", "namespace": "racks", "uid": "11111111-1111"}, "spec": {},
+    }))
+    .unwrap();
+    let served_at = |host| {
+        let settings = Settings {
+            ip_family: IpFamily::of(host),
+            ..settings()
+        };
+        let service = validate(&resource, &settings).unwrap();
+        let operator_api::config::ServiceConfig::Tftp(tftp) = &service.agent.service else {
+            panic!("{:?}", service.agent.service);
+        };
+        (service.service.slices.clone(), tftp.listen.to_string())
+    };
+    let ipv4 = (vec![IpFamily::V4], "0.0.0.0:6969".to_owned());
+    assert_eq!(served_at(None), ipv4);
+    assert_eq!(served_at(Some("10.96.0.1")), ipv4);
+    assert_eq!(served_at(Some("api.example")), ipv4);
+    assert_eq!(
+        served_at(Some("fd00:96::1")),
+        (vec![IpFamily::V6], "[::]:6969".to_owned())
+    );
 }
 
 #[test]

@@ -64,7 +64,7 @@ mod tests {
 
     use crate::build::{self, Surroundings};
     use crate::plan::Certificates;
-    use crate::validate::{Settings, validate};
+    use crate::validate::{IpFamily, Settings, validate};
 
     /// The members' configuration, and their pods.
     fn members(from: serde_json::Value) -> (AgentConfig, serde_json::Value) {
@@ -76,6 +76,7 @@ mod tests {
         let settings = Settings {
             agent_image: Some("agent:1".to_owned()),
             cluster_domain: "cluster.local".to_owned(),
+            ip_family: IpFamily::V4,
         };
         let service = validate(&resource, &settings).unwrap();
         let around = Surroundings {

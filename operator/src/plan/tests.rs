@@ -7,7 +7,7 @@ use operator_api::admin::{GroupMember, Identity, MemberDetail};
 use operator_api::resources::TftpCluster;
 
 use super::*;
-use crate::validate::{Settings, validate};
+use crate::validate::{IpFamily, Settings, validate};
 
 /// A group whose members are `boot-0` (node id 1, leads), `boot-1` (2), `boot-2` (3), all well, all of revision `a`.
 struct World {
@@ -26,6 +26,7 @@ fn service(spec: serde_json::Value) -> Validated {
     let settings = Settings {
         agent_image: Some("agent".to_owned()),
         cluster_domain: "cluster.local".to_owned(),
+        ip_family: IpFamily::V4,
     };
     validate(&resource, &settings).unwrap()
 }

@@ -6,7 +6,7 @@ use operator_api::resources::TftpCluster;
 
 use super::*;
 use crate::plan::{Action, Pod};
-use crate::validate::{Settings, validate};
+use crate::validate::{IpFamily, Settings, validate};
 
 fn service(annotations: serde_json::Value) -> Validated {
     let resource: TftpCluster = serde_json::from_value(serde_json::json!({
@@ -21,6 +21,7 @@ fn service(annotations: serde_json::Value) -> Validated {
     let settings = Settings {
         agent_image: Some("agent:1".to_owned()),
         cluster_domain: "cluster.local".to_owned(),
+        ip_family: IpFamily::V4,
     };
     validate(&resource, &settings).unwrap()
 }
