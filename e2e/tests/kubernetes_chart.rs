@@ -36,11 +36,12 @@ impl<'a> Release<'a> {
         Ok(release)
     }
 
-    /// `helm install` or `helm upgrade`.
+    /// `helm install` or `helm upgrade`. Definitions that are there already, from another test or a user, become the release's.
     fn apply(&self, verb: &str, more: &[&str]) -> anyhow::Result<()> {
         let chart = source_root().join("charts/quorate");
         let chart = chart.to_string_lossy();
-        let mut arguments = vec![verb, RELEASE, &chart, "--wait", "--timeout", "180s"];
+        let waits = ["--take-ownership", "--wait", "--timeout", "180s"];
+        let mut arguments = [&[verb, RELEASE, &chart], &waits[..]].concat();
         for value in self.values.iter().map(String::as_str).chain(more.iter().copied()) {
             arguments.extend(["--set", value]);
         }
