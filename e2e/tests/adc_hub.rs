@@ -236,6 +236,61 @@ fn operators_keep_order_from_inside_and_outside() {
 }
 
 #[test]
+fn a_user_is_redirected_as_its_client_knows_it() {
+    let group = group(json!({}));
+    let ports = group.adc_member_ports();
+    let log_in = |nick: &str, port: u16, more: &str| {
+        let mut user = AdcUser::connect(port, Ipv4Addr::LOCALHOST).unwrap();
+        user.greet().unwrap();
+        let who = AdcIdentity::new(nick);
+        let inf = format!("BINF {} ID{} PD{} NI{nick} {more}", user.sid, who.cid, who.pid);
+        user.send(&inf).unwrap();
+        user.wait_until_in().unwrap();
+        user
+    };
+    let plain = log_in("plain", ports[0], "SUTCP4");
+    let extended = log_in("extended", ports[1], "RP3");
+    assert!(
+        plain
+            .seen
+            .iter()
+            .any(|line| line.starts_with("IINF ") && line.ends_with(" RP7"))
+    );
+    for nick in ["plain", "extended"] {
+        eventually("the leader knows them", PATIENCE, || {
+            ensure!(group.succeed(&["adc", "users"])?.contains(nick));
+            Ok(())
+        })
+        .unwrap();
+    }
+    let redirect = |nick: &str, addresses: &str| {
+        group.succeed(&["adc", "redirect", nick, addresses, "we moved", "--permanent"])
+    };
+    let error = redirect("plain", "adcs://a.example:1").unwrap_err();
+    assert!(
+        format!("{error:#}").contains("follows no such address"),
+        "{error:#}"
+    );
+    for (mut user, nick, expected) in [
+        (plain, "plain", "RDadc://b.example:2"),
+        (
+            extended,
+            "extended",
+            "RDadcs://a.example:1 RXadc://b.example:2 PT1",
+        ),
+    ] {
+        redirect(nick, "adcs://a.example:1,adc://b.example:2").unwrap();
+        let quit = format!("IQUI {} {expected} MSwe\\smoved", user.sid);
+        user.expect("the other hubs", |line| line == quit).unwrap();
+    }
+    let audit = group.succeed(&["adc", "audit"]).unwrap();
+    assert!(
+        audit.contains("redirected plain for good to adcs://a.example:1,adc://b.example:2: we moved"),
+        "{audit}"
+    );
+}
+
+#[test]
 fn who_is_muted_is_told_and_nobody_hears_it() {
     let group = group(json!({}));
     let ports = group.adc_member_ports();

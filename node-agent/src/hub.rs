@@ -69,11 +69,14 @@ enum Command {
     Redirect {
         /// Its nick.
         nick: String,
-        /// The other hub.
+        /// The other hub; several, of which the user may choose, are separated by commas.
         address: String,
         /// What it is told.
         #[arg(default_value = "you are expected elsewhere")]
         reason: String,
+        /// Its client may forget this hub.
+        #[arg(long)]
+        permanent: bool,
     },
     /// Set the topic, or clear it.
     Topic {
@@ -159,10 +162,12 @@ fn order(command: Command) -> anyhow::Result<HubOrder> {
             nick,
             address,
             reason,
+            permanent,
         } => HubOrder::Redirect {
             nick,
             address,
             reason,
+            permanent,
         },
         Command::Topic { topic } => HubOrder::Topic { topic },
         Command::Account {

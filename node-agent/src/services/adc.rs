@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use adc::message::are_addresses;
 use adc::server::{Desk, PasswordKey, Shown, Tls};
 use adc::session::bot::ban_target;
 use adc::session::{About, Rate, Rates, Settings};
 use adc::state::{BanTarget, Limits};
 use adc::{Adc, Metrics, Options};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use listenfd::ListenFd;
 use operator_api::AgentConfig;
 use operator_api::config::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcRate};
@@ -34,6 +35,10 @@ pub(super) async fn start(
         .map(read_key)
         .transpose()
         .context("adc option passwordKeyFile")?;
+    ensure!(
+        adc.redirect_when_full.as_deref().is_none_or(are_addresses),
+        "adc option redirectWhenFull: addresses begin with adc://, adcs:// or dchub://, and are separated by commas"
+    );
     let tls = adc
         .tls
         .as_ref()

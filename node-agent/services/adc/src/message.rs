@@ -12,6 +12,7 @@ mod fields;
 mod identity;
 mod lines;
 mod proxy;
+mod redirect;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ pub use identity::{
 };
 pub use lines::{LineError, LineReader};
 pub use proxy::{ProxyHeader, proxy_header};
+pub use redirect::{PROTOCOLS, Redirects, are_addresses};
 
 /// A line without its `\n`, checked as a whole: UTF-8, header, escapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

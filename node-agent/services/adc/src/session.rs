@@ -24,7 +24,7 @@ use std::time::Duration;
 use data_encoding::BASE32_NOPAD;
 use subtle::ConstantTimeEq;
 
-use crate::message::{Features, Header, Line, Message, Salt, Sid, password_answer};
+use crate::message::{Features, Header, Line, Message, Redirects, Salt, Sid, password_answer};
 use crate::state::{Class, Departure, Refusal};
 
 pub use flood::{Bucket, Rate, Rates};
@@ -45,7 +45,7 @@ pub struct Settings {
     pub rules: String,
     /// Users may register their own nick.
     pub self_registration: bool,
-    /// Where a client is sent when the hub is full.
+    /// Where a client is sent when the hub is full; several addresses, of which it may choose, are separated by commas.
     pub redirect_when_full: Option<String>,
     /// Users that the hub takes, as pingers are told.
     pub users_max: u32,
@@ -207,6 +207,8 @@ pub struct Session {
     errors: u32,
     /// Whether the client shows the commands that a hub offers (ADC-EXT, UCMD).
     has_menus: bool,
+    /// Where the client can be sent (ADC-EXT, RDEX).
+    redirects: Redirects,
     buckets: flood::Buckets,
     out: Vec<Output>,
 }
@@ -223,6 +225,7 @@ impl Session {
             sid: Sid::NOBODY,
             errors: 0,
             has_menus: false,
+            redirects: Redirects::of(""),
             out: Vec::new(),
         }
     }
@@ -361,6 +364,7 @@ impl Session {
                 self.out.push(Output::LookUp {
                     nick: login.nick.clone(),
                 });
+                self.redirects = Redirects::of(&login.inf);
                 self.phase = Phase::AwaitAccount(Box::new(login));
             }
             Err(error) => {

@@ -12,6 +12,7 @@ mod command;
 mod effects;
 mod orders;
 mod records;
+mod redirects;
 #[cfg(test)]
 mod tests;
 

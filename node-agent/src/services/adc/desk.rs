@@ -103,7 +103,18 @@ impl Adapter {
                 nick,
                 address,
                 reason,
+                permanent: false,
             } => Order::Redirect {
+                nick,
+                address,
+                reason,
+            },
+            HubOrder::Redirect {
+                nick,
+                address,
+                reason,
+                permanent: true,
+            } => Order::RedirectForGood {
                 nick,
                 address,
                 reason,

@@ -103,10 +103,13 @@ pub enum HubOrder {
     Redirect {
         /// Its nick.
         nick: String,
-        /// The other hub.
+        /// The other hub; several, of which the user may choose, are separated by commas.
         address: String,
         /// What it is told.
         reason: String,
+        /// Its client may forget this hub.
+        #[serde(default)]
+        permanent: bool,
     },
     /// Sets or clears the topic.
     Topic {

@@ -35,7 +35,7 @@ pub struct AdcConfig {
     /// Further places for registered users and operators.
     #[serde(default = "AdcConfig::default_reserved_places")]
     pub reserved_places: u32,
-    /// Where a client is sent when the hub is full: `adc://host:port`.
+    /// Where a client is sent when the hub is full: `adc://host:port`, or several, separated by commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_when_full: Option<String>,
     /// Only registered users may come in.

@@ -129,11 +129,11 @@ pub struct AdcAdmission {
     #[serde(default = "reserved_places")]
     #[schemars(range(min = 0, max = 100_000))]
     pub reserved_places: i32,
-    /// Where a client is sent when the hub is full: `adc://host:port`.
+    /// Where a client is sent when the hub is full: `adc://host:port`, or several, separated by commas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
-    #[x_kube(validation = Rule::new("self.startsWith('adc://') || self.startsWith('adcs://')")
-        .message("`admission.redirectWhenFull` must begin with 'adc://' or 'adcs://'"))]
+    #[x_kube(validation = Rule::new("self.matches('^adcs?://[^, ]+(,adcs?://[^, ]+)*$')")
+        .message("`admission.redirectWhenFull` must be addresses that begin with 'adc://' or 'adcs://', separated by commas"))]
     pub redirect_when_full: Option<String>,
     /// Only registered users may come in.
     #[serde(default)]

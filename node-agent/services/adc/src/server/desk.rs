@@ -71,6 +71,8 @@ impl Desk {
     /// # Errors
     /// When it was refused, or is not known to be carried out.
     pub async fn order(&self, by: &str, order: Order) -> Result<String, DeskError> {
+        self.read(|state| state.check_order(&order, &self.limits))
+            .map_err(DeskError::Refused)?;
         let command = Command::Order {
             by: by.to_owned(),
             order,

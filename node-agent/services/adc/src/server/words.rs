@@ -2,7 +2,7 @@
 
 use bytes::{BufMut as _, BytesMut};
 
-use crate::message::{Line, Sid, escape};
+use crate::message::{Line, Redirects, Sid, escape};
 use crate::state::{Departure, Said};
 
 /// Seconds after which a user comes back whose place was another's meanwhile.
@@ -56,7 +56,7 @@ pub(super) fn gone(sid: Sid, departure: &Departure, by: Option<Sid>) -> String {
     let quit = Line::new(&format!("IQUI {sid}"));
     match departure {
         Departure::Kicked { reason, .. } => initiated(quit, by).named("MS", reason).end(),
-        Departure::Redirected { .. } => initiated(quit, by).end(),
+        Departure::Redirected { .. } | Departure::RedirectedForGood { .. } => initiated(quit, by).end(),
         _ => quit.end(),
     }
 }
@@ -68,8 +68,14 @@ fn initiated(quit: Line, by: Option<Sid>) -> Line {
     }
 }
 
-/// What the user itself is told, last.
-pub(super) fn last_words(sid: Sid, departure: &Departure, by: Option<Sid>, unix_ms: u64) -> String {
+/// What the user itself is told, last; its `INF` says where its client can be sent.
+pub(super) fn last_words(
+    sid: Sid,
+    inf: &str,
+    departure: &Departure,
+    by: Option<Sid>,
+    unix_ms: u64,
+) -> String {
     let quit = Line::new(&format!("IQUI {sid}"));
     match departure {
         Departure::Kicked {
@@ -94,8 +100,13 @@ pub(super) fn last_words(sid: Sid, departure: &Departure, by: Option<Sid>, unix_
             }
             status.end() + &quit.end()
         }
-        Departure::Redirected { address, reason, .. } => {
-            initiated(quit, by).named("RD", address).named("MS", reason).end()
+        Departure::Redirected { address, reason, .. }
+        | Departure::RedirectedForGood { address, reason, .. } => {
+            let is_for_good = matches!(departure, Departure::RedirectedForGood { .. });
+            Redirects::of(inf)
+                .name(initiated(quit, by), address, is_for_good)
+                .named("MS", reason)
+                .end()
         }
         Departure::Left | Departure::Dropped { .. } => quit.end(),
         Departure::Lost | Departure::Moved | Departure::GaveWay => {
@@ -117,7 +128,7 @@ mod tests {
             banned,
         };
         let (sid, op) = (Sid::from_number(0), Sid::from_number(1));
-        let words = |departure: &Departure| last_words(sid, departure, Some(op), 1000);
+        let words = |departure: &Departure| last_words(sid, "", departure, Some(op), 1000);
         assert_eq!(
             words(&kicked(None, false)),
             "ISTA 230 be\\snice\nIQUI AAAB IDAAAC MSbe\\snice\n"
@@ -132,5 +143,27 @@ mod tests {
         );
         assert_eq!(gone(sid, &kicked(None, false), None), "IQUI AAAB MSbe\\snice\n");
         assert_eq!(gone(sid, &Departure::Left, Some(op)), "IQUI AAAB\n");
+    }
+
+    #[test]
+    fn a_redirect_names_hubs_that_the_client_knows() {
+        let (by, reason) = ("op".to_owned(), "moved".to_owned());
+        let address = "adcs://a,adc://b".to_owned();
+        let once = Departure::Redirected {
+            by: by.clone(),
+            address: address.clone(),
+            reason: reason.clone(),
+        };
+        let for_good = Departure::RedirectedForGood { by, address, reason };
+        let sid = Sid::from_number(0);
+        for (inf, departure, expected) in [
+            ("NIx", &once, "IQUI AAAB RDadc://b MSmoved\n"),
+            ("NIx", &for_good, "IQUI AAAB RDadc://b MSmoved\n"),
+            ("RP3", &once, "IQUI AAAB RDadcs://a RXadc://b MSmoved\n"),
+            ("RP3", &for_good, "IQUI AAAB RDadcs://a RXadc://b PT1 MSmoved\n"),
+        ] {
+            assert_eq!(last_words(sid, inf, departure, None, 0), expected);
+        }
+        assert_eq!(gone(sid, &for_good, None), "IQUI AAAB\n");
     }
 }

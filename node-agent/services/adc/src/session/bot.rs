@@ -79,7 +79,7 @@ const COMMANDS: [(&str, Class, &str); 17] = [
     ),
     ("+unmute NICK", Class::Operator, "lets a nick speak again"),
     (
-        "+redirect NICK ADDRESS [REASON]",
+        "+redirect NICK [permanent] ADDRESS[,ADDRESS] [REASON]",
         Class::Operator,
         "sends a user to another hub",
     ),
@@ -199,14 +199,27 @@ fn about(command: &str, who: String, rest: &str) -> Result<Option<Request>, Stri
         "+unmute" => Order::Unmute { nick: who },
         "+unreg" => Order::RemoveAccount { nick: who },
         "+redirect" => {
+            let (is_for_good, rest) = match take(rest)? {
+                (word, rest) if word == "permanent" => (true, rest),
+                _ => (false, rest),
+            };
             let (address, rest) = take(rest)?;
             if address.is_empty() {
                 return Ok(None);
             }
-            Order::Redirect {
-                nick: who,
-                address,
-                reason: reason(rest),
+            let (nick, reason) = (who, reason(rest));
+            if is_for_good {
+                Order::RedirectForGood {
+                    nick,
+                    address,
+                    reason,
+                }
+            } else {
+                Order::Redirect {
+                    nick,
+                    address,
+                    reason,
+                }
             }
         }
         _ => {
@@ -327,6 +340,24 @@ mod tests {
             parse("+ban 10.1.0.0/16 1d x"),
             ban(network, Some(86_400_000), "x")
         );
+        let (nick, address) = ("bob b".to_owned(), "adc://x,adcs://y".to_owned());
+        assert_eq!(
+            parse("+redirect \"bob b\" adc://x,adcs://y we moved"),
+            Ok(Request::Order(Order::Redirect {
+                nick: nick.clone(),
+                address: address.clone(),
+                reason: "we moved".to_owned()
+            }))
+        );
+        assert_eq!(
+            parse("+redirect \"bob b\" permanent adc://x,adcs://y"),
+            Ok(Request::Order(Order::RedirectForGood {
+                nick,
+                address,
+                reason: "no reason was given".to_owned()
+            }))
+        );
+        assert!(parse("+redirect bob permanent").is_err());
         assert_eq!(parse("+topic"), Ok(Request::Topic));
         assert_eq!(
             parse("+topic a b"),

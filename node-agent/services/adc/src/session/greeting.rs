@@ -1,7 +1,7 @@
-//! PROTOCOL: what client and hub tell each other first (ADC 1.0.3, SUP, SID; ADC-EXT, PING).
+//! PROTOCOL: what client and hub tell each other first (ADC 1.0.3, SUP, SID; ADC-EXT, PING, RDEX).
 
 use super::{Census, Output, Phase, Session, Settings};
-use crate::message::{Header, Line, Message, Sid};
+use crate::message::{Header, Line, Message, PROTOCOLS, Sid};
 
 /// Bytes of the features of one `SUP`.
 const OFFER_BYTES_MAX: usize = 256;
@@ -53,7 +53,8 @@ impl Session {
             .named("NI", &settings.name)
             .named("DE", &settings.description)
             .named("AP", "Quorate")
-            .named("VE", env!("CARGO_PKG_VERSION"));
+            .named("VE", env!("CARGO_PKG_VERSION"))
+            .named("RP", PROTOCOLS);
         self.send(match census {
             Some(census) => for_pinger(info, &settings, census),
             None => info,

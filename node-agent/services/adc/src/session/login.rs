@@ -131,9 +131,9 @@ fn stamped(params: &str, origin: Origin) -> String {
 }
 
 /// The fields of an update that may be stored and shown. Identity, class and address are the hub's to say; clients on
-/// changing networks do send them, and are not punished.
+/// changing networks do send them, and are not punished. `RP` is what a client says once (ADC-EXT, RDEX).
 pub(super) fn update(params: &str, origin: Origin) -> String {
-    relayable(params, origin, |tag| matches!(tag, b"ID" | b"PD" | b"NI"))
+    relayable(params, origin, |tag| matches!(tag, b"ID" | b"PD" | b"NI" | b"RP"))
 }
 
 fn relayable(params: &str, origin: Origin, secret: impl Fn(&Tag) -> bool) -> String {

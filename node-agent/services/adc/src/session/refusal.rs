@@ -49,7 +49,7 @@ impl Session {
             .named("MS", text)
             .named("TL", FULL_RETRY_S);
         self.send(match &self.settings.redirect_when_full {
-            Some(address) => quit.named("RD", address.clone()),
+            Some(addresses) => self.redirects.name(quit, addresses, false),
             None => quit,
         });
         self.close(Departure::Dropped {

@@ -117,7 +117,7 @@ fn a_guest_comes_in() {
     client.input(Input::Sid(Sid::from_number(0))).check(expect![[r#"
         < ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING
         < ISID AAAB
-        < IINF CT32 NIA\sHub DE APQuorate VE0.1.0
+        < IINF CT32 NIA\sHub DE APQuorate VE0.1.0 RP7
     "#]]);
     client
         .inf("NIme\\stoo SS12 SUTCP4,TCP6,UDP6,SEGA CT16 I40.0.0.0 U41412 U61412 XXnew")
@@ -521,11 +521,44 @@ fn a_client_with_ipv6_is_stamped_with_it() {
             ! NeedSid { offer: "BASE TIGR" }
             < ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING
             < ISID AAAB
-            < IINF CT32 NIA\sHub DE APQuorate VE0.1.0
+            < IINF CT32 NIA\sHub DE APQuorate VE0.1.0 RP7
             ! LookUp { nick: "me" }
         "#]]);
     client.input(Input::Account(None)).check(expect![[r#"
         ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "me", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIme SUTCP6 U62 I62001:db8::7", address: 2001:db8::7, offer: "BASE TIGR", knows_password: false })
+    "#]]);
+}
+
+#[test]
+fn a_full_hub_sends_clients_where_they_can_go() {
+    let full = |fields: &str| {
+        let settings = Settings {
+            redirect_when_full: Some("adcs://a:1,adc://b:2".to_owned()),
+            ..settings()
+        };
+        let mut client = Client::with(settings, "192.0.2.7");
+        client.sid().inf(fields).input(Input::Account(None));
+        client.said.clear();
+        client.input(Input::Refused(Refusal::Full));
+        std::mem::take(&mut client.said)
+    };
+    for (fields, expected) in [
+        ("NIme", " RDadc://b:2\n"),
+        ("NIme SUADC0", " RDadcs://a:1\n"),
+        ("NIme RP3", " RDadcs://a:1 RXadc://b:2\n"),
+        ("NIme RP4", "\n"),
+    ] {
+        let said = full(fields);
+        let quit = format!("< IQUI AAAB MSThe\\shub\\sis\\sfull TL600{expected}");
+        assert!(said.contains(&quit), "{fields}: {said}");
+    }
+}
+
+#[test]
+fn what_a_client_follows_does_not_change() {
+    let mut client = Client::normal();
+    client.line("BINF AAAB RP1 SS5").check(expect![[r#"
+        ! Update("SS5")
     "#]]);
 }
 

@@ -121,7 +121,16 @@ pub enum Departure {
     Redirected {
         /// The operator.
         by: String,
-        /// The other hub.
+        /// The other hub; several are separated by commas.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// An operator sent it to another hub for good.
+    RedirectedForGood {
+        /// The operator.
+        by: String,
+        /// As in [`Departure::Redirected`].
         address: String,
         /// Why.
         reason: String,

@@ -57,7 +57,7 @@ pub enum Order {
     Redirect {
         /// Its nick.
         nick: String,
-        /// The other hub.
+        /// The other hub; several, of which the user may choose, are separated by commas.
         address: String,
         /// What it is told.
         reason: String,
@@ -99,6 +99,15 @@ pub enum Order {
     UnlistAccount {
         /// Its nick.
         nick: String,
+    },
+    /// Sends a user to another hub for good: its client may forget this one (ADC-EXT, RDEX).
+    RedirectForGood {
+        /// Its nick.
+        nick: String,
+        /// As in [`Order::Redirect`].
+        address: String,
+        /// What it is told.
+        reason: String,
     },
 }
 
@@ -199,23 +208,24 @@ impl AdcState {
                 address,
                 reason,
             } => {
-                check_text(&address)?;
-                check_text(&reason)?;
-                let sid = self.below(class, &nick, &limits)?;
-                let what = format!("redirected {nick} to {address}: {reason}");
                 let by = by.to_owned();
-                self.depart(sid, Departure::Redirected { by, address, reason });
-                what
+                self.redirect(
+                    class,
+                    &nick,
+                    Departure::Redirected { by, address, reason },
+                    &limits,
+                )?
             }
-            Order::Topic { topic } => {
-                check_text(topic.as_deref().unwrap_or_default())?;
-                let topic: Option<Arc<str>> = topic.map(Into::into);
-                self.topic.clone_from(&topic);
-                self.effects.push(Effect::Topic { topic: topic.clone() });
-                topic.map_or("cleared the topic".to_owned(), |topic| {
-                    format!("set the topic: {topic}")
-                })
+            Order::RedirectForGood {
+                nick,
+                address,
+                reason,
+            } => {
+                let by = by.to_owned();
+                let departure = Departure::RedirectedForGood { by, address, reason };
+                self.redirect(class, &nick, departure, &limits)?
             }
+            Order::Topic { topic } => self.set_topic(topic)?,
             Order::PutAccount {
                 nick,
                 class,
@@ -232,6 +242,16 @@ impl AdcState {
         };
         self.record(at, by, what.clone());
         Ok(what)
+    }
+
+    fn set_topic(&mut self, topic: Option<String>) -> Ordered {
+        check_text(topic.as_deref().unwrap_or_default())?;
+        let topic: Option<Arc<str>> = topic.map(Into::into);
+        self.topic.clone_from(&topic);
+        self.effects.push(Effect::Topic { topic: topic.clone() });
+        Ok(topic.map_or("cleared the topic".to_owned(), |topic| {
+            format!("set the topic: {topic}")
+        }))
     }
 
     fn register(&mut self, at: LogTime, sid: Sid, password: SealedPassword, limits: Limits) -> Ordered {
@@ -260,7 +280,7 @@ impl AdcState {
     }
 
     /// The user with that nick, if it ranks below `class`.
-    fn below(&self, class: Class, nick: &str, limits: &Limits) -> Result<Sid, OrderError> {
+    pub(super) fn below(&self, class: Class, nick: &str, limits: &Limits) -> Result<Sid, OrderError> {
         let user = self
             .user_by_nick(&folded(nick, limits))
             .ok_or_else(|| OrderError::NoSuchUser(nick.to_owned()))?;
@@ -438,7 +458,7 @@ impl AdcState {
     }
 }
 
-fn check_text(text: &str) -> Result<(), OrderError> {
+pub(super) fn check_text(text: &str) -> Result<(), OrderError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(OrderError::Invalid("that text is too long"));
     }

@@ -652,12 +652,17 @@ fn stored_formats_do_not_change() {
             password: SealedPassword(vec![9]),
         },
         Order::UnlistAccount { nick: "a".to_owned() },
+        Order::RedirectForGood {
+            nick: "a".to_owned(),
+            address: "b".to_owned(),
+            reason: String::new(),
+        },
     ];
     let all: Vec<_> = orders
         .iter()
         .map(|order| hex(postcard::to_stdvec(order).unwrap()))
         .collect();
-    expect!["00016100 01000161010100 0201 03016100 040161 050161016200 0600 070161030109 080161 090109 0a0161030109 0b0161"]
+    expect!["00016100 01000161010100 0201 03016100 040161 050161016200 0600 070161030109 080161 090109 0a0161030109 0b0161 0c0161016200"]
         .assert_eq(&all.join(" "));
     let mut log = Log::new();
     log.claim(1, 1, 0, 1, "a");
@@ -674,6 +679,41 @@ fn stored_formats_do_not_change() {
     })
     .unwrap();
     expect!["0102010702000207000000010101010101010101010101010101010101010101010101010101610161314944414541514341494241454151434149424145415143414942414541514341494241454151434149204e496120535331000a0000010d4144424153452041445449475200030001010000000001017401010401016101780001050474657374107365742074686520746f7069633a207403"].assert_eq(&hex(log.state.snapshot()));
+}
+
+#[test]
+fn a_user_is_sent_only_where_its_client_can_go() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "a");
+    let redirect = |address: &str| Order::Redirect {
+        nick: "A".to_owned(),
+        address: address.to_owned(),
+        reason: String::new(),
+    };
+    let check = |log: &Log, address: &str| log.state.check_order(&redirect(address), &LIMITS);
+    assert_eq!(check(&log, "adcs://x,adc://y"), Ok(()));
+    assert!(
+        check(&log, "http://x")
+            .unwrap_err()
+            .to_string()
+            .contains("dchub://")
+    );
+    let follows_none = check(&log, "adcs://x").unwrap_err().to_string();
+    assert_eq!(follows_none, "the client of this user follows no such address");
+    // What is in the log was ordered by a member that had no such check.
+    log.order(redirect("adcs://x")).unwrap();
+    assert_eq!(log.state.users().count(), 0);
+    log.claim(1, 2, 1, 1, "a");
+    let for_good = Order::RedirectForGood {
+        nick: "a".to_owned(),
+        address: "adc://y".to_owned(),
+        reason: "we moved".to_owned(),
+    };
+    assert_eq!(
+        log.order(for_good),
+        Ok("redirected a for good to adc://y: we moved".to_owned())
+    );
+    assert_eq!(log.state.users().count(), 0);
 }
 
 proptest! {

@@ -76,7 +76,15 @@ impl Hub {
                 }
                 Err(error) => error.to_owned(),
             },
-            Request::Order(order) => return self.conveyor.put(Event::Order { sid, order }),
+            Request::Order(order) => {
+                let checked = self
+                    .replica
+                    .local(|state| state.check_order(&order, &self.limits));
+                match checked {
+                    Ok(()) => return self.conveyor.put(Event::Order { sid, order }),
+                    Err(error) => error.to_string(),
+                }
+            }
         };
         self.say_to(sid, &answer);
     }

@@ -251,7 +251,7 @@ impl Hub {
     fn cut(&mut self, link: LinkId, sid: Sid) {
         self.clients.remove(&link);
         self.seal();
-        let lines = super::super::words::last_words(sid, &Departure::Moved, None, 0).into();
+        let lines = super::super::words::last_words(sid, "", &Departure::Moved, None, 0).into();
         self.order(link, ToWorker::Close { link, lines });
     }
 

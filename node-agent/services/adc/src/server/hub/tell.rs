@@ -247,7 +247,9 @@ impl Hub {
         if let Some(link) = self.link_of(sid) {
             self.clients.remove(&link);
             self.seal();
-            let lines = words::last_words(sid, departure, by, super::duties::unix_ms()).into();
+            let inf = self.roster.get(sid).map(|entry| entry.inf.clone());
+            let inf = inf.unwrap_or_default();
+            let lines = words::last_words(sid, &inf, departure, by, super::duties::unix_ms()).into();
             self.order(link, ToWorker::Close { link, lines });
         }
         if self.roster.remove(sid).is_some() {
@@ -257,7 +259,9 @@ impl Hub {
 
     fn initiator(&self, departure: &Departure) -> Option<Sid> {
         match departure {
-            Departure::Kicked { by, .. } | Departure::Redirected { by, .. } => {
+            Departure::Kicked { by, .. }
+            | Departure::Redirected { by, .. }
+            | Departure::RedirectedForGood { by, .. } => {
                 let nick = folded(by, &self.limits);
                 let user = |state: &crate::state::AdcState| state.user_by_nick(&nick).map(|user| user.sid);
                 self.replica.local(user)
