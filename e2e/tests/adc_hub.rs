@@ -290,6 +290,66 @@ fn a_user_is_redirected_as_its_client_knows_it() {
     );
 }
 
+/// A connection that comes over IPv6, as the load balancer at 127.0.0.2 says.
+fn over_ipv6(port: u16) -> AdcUser {
+    let mut connection = AdcUser::connect(port, Ipv4Addr::new(127, 0, 0, 2)).unwrap();
+    connection
+        .send("PROXY TCP6 2001:db8::7 2001:db8::1 4000 411\r")
+        .unwrap();
+    connection
+}
+
+#[test]
+fn a_second_address_is_proved_at_any_member() {
+    let group = group(json!({
+        "proxyNetworks": ["127.0.0.2/32"],
+        "hybrid": {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1", "port": 411},
+    }));
+    let ports = group.adc_member_ports();
+    let mut bob = AdcUser::log_in(ports[2], &AdcIdentity::new("bob")).unwrap();
+    for (nick, member) in [("near", 0), ("far", 1)] {
+        let who = AdcIdentity::new(nick);
+        let mut user = AdcUser::connect(ports[0], Ipv4Addr::LOCALHOST).unwrap();
+        user.send("HSUP ADBASE ADTIGR ADHBRI").unwrap();
+        user.expect("its SID", |line| line.starts_with("ISID ")).unwrap();
+        let (sid, cid, pid) = (user.sid.clone(), &who.cid, &who.pid);
+        let inf = format!("BINF {sid} ID{cid} PD{pid} NI{nick} SUTCP4,TCP6,UDP6 I6:: U61412");
+        user.send(&inf).unwrap();
+        user.wait_until_in().unwrap();
+        let request = user.expect("a token", |line| line.starts_with("ITCP ")).unwrap();
+        let token = request.strip_prefix("ITCP I62001:db8::1 P6411 TO").unwrap();
+        // What a further connection is told.
+        let prove = |mut connection: AdcUser, token: &str| {
+            connection.send(&format!("HTCP I6:: U61412 TO{token}")).unwrap();
+            connection
+                .expect("an answer", |line| line.starts_with("ISTA "))
+                .unwrap()
+        };
+        let same_family = AdcUser::connect(ports[member], Ipv4Addr::LOCALHOST).unwrap();
+        let other_token = format!("{}{}", &token[..5], token[5..].chars().rev().collect::<String>());
+        for (connection, token) in [
+            (same_family, token),
+            (over_ipv6(ports[member]), other_token.as_str()),
+            (over_ipv6(ports[member]), "AAAAx"),
+            (over_ipv6(ports[member]), ""),
+        ] {
+            assert!(prove(connection, token).starts_with("ISTA 240 "), "{token}");
+        }
+        assert!(prove(over_ipv6(ports[member]), token).starts_with("ISTA 000 "));
+        let proved = format!("BINF {sid} SUTCP4,TCP6,UDP6 I62001:db8::7 U61412");
+        for user in [&mut user, &mut bob] {
+            user.expect("the second address", |line| line == proved).unwrap();
+            let told = user.seen.iter().filter(|line| line.contains("2001:db8::7"));
+            assert_eq!(told.filter(|line| line.contains(&sid)).count(), 1);
+        }
+        bob.send(&format!("FSCH {} +TCP6 ANgiraffe", bob.sid)).unwrap();
+        user.expect("a search for those with IPv6", |line| line.starts_with("FSCH "))
+            .unwrap();
+        // A token is good for once.
+        assert!(prove(over_ipv6(ports[member]), token).starts_with("ISTA 240 "));
+    }
+}
+
 #[test]
 fn who_is_muted_is_told_and_nobody_hears_it() {
     let group = group(json!({}));

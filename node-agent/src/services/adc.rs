@@ -9,7 +9,7 @@ use std::time::Duration;
 use adc::message::are_addresses;
 use adc::server::{Desk, PasswordKey, Shown, Tls};
 use adc::session::bot::ban_target;
-use adc::session::{About, Rate, Rates, Settings};
+use adc::session::{About, Hybrid, Rate, Rates, Settings};
 use adc::state::{BanTarget, Limits};
 use adc::{Adc, Metrics, Options};
 use anyhow::{Context, anyhow, ensure};
@@ -144,6 +144,11 @@ fn settings(adc: &AdcConfig) -> Settings {
             network: adc.network.clone().unwrap_or_default(),
             owner: adc.owner.clone().unwrap_or_default(),
         },
+        hybrid: adc.hybrid.map(|hybrid| Hybrid {
+            ipv4: hybrid.ipv4,
+            ipv6: hybrid.ipv6,
+            port: hybrid.port.unwrap_or_else(|| adc.listen.port()),
+        }),
         setup_max: Duration::from_secs(adc.setup_seconds_max.into()),
         share_bytes_min: adc.share_bytes_min,
         slots_min: adc.slots_min,

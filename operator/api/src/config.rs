@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use adc::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcRate, AdcTls};
+pub use adc::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcHybrid, AdcRate, AdcTls};
 pub use kubernetes::{KubernetesConfig, VARIABLES};
 pub use sources::FileSource;
 pub use tftp::TftpConfig;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use operator_api::ServiceKind;
-use operator_api::config::{AdcConfig, AdcTls, ServiceConfig};
+use operator_api::config::{AdcConfig, AdcHybrid, AdcTls, ServiceConfig};
 use operator_api::resources::{AdcHub, Frontends, GroupSpec, GroupStatus};
 
 use super::{
@@ -73,6 +73,7 @@ impl Group for AdcHub {
             ..AdcConfig::at(SocketAddr::new(listen, Self::SERVICE.client_port()), None)
         };
         admission(self, &mut config)?;
+        config.hybrid = hybrid(self)?;
         config.validate().map_err(Invalid::Service)?;
         Ok(ServiceConfig::Adc(Box::new(config)))
     }
@@ -114,6 +115,23 @@ impl Group for AdcHub {
     fn keeps_passwords(&self) -> bool {
         true
     }
+}
+
+fn hybrid(resource: &AdcHub) -> Result<Option<AdcHybrid>, Invalid> {
+    let Some(hybrid) = &resource.spec.hub.hybrid else {
+        return Ok(None);
+    };
+    let wrong = || Invalid::Service("hub.hybrid must hold an IPv4 and an IPv6 address".to_owned());
+    let port = match (hybrid.port, resource.spec.group.service.port) {
+        (Some(port), _) => number("hub.hybrid.port", port)?,
+        (None, Some(port)) => number("service.port", port)?,
+        (None, None) => AdcHub::SERVICE.client_port(),
+    };
+    Ok(Some(AdcHybrid {
+        ipv4: hybrid.ipv4.parse().map_err(|_| wrong())?,
+        ipv6: hybrid.ipv6.parse().map_err(|_| wrong())?,
+        port: Some(port),
+    }))
 }
 
 fn admission(resource: &AdcHub, config: &mut AdcConfig) -> Result<(), Invalid> {

@@ -2,6 +2,8 @@
 //!
 //! Encoded with postcard; variants and fields are only appended, since members of two versions talk during an upgrade.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::session::Reach;
@@ -27,6 +29,19 @@ pub enum Question {
         /// The lines.
         lines: Vec<Relayed>,
     },
+    /// Somebody proves the second address of a user of this member.
+    Prove(Proof),
+}
+
+/// A further connection that a user made over the other family of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// What the user's member gave it to say.
+    pub token: String,
+    /// Where it came from.
+    pub address: IpAddr,
+    /// Where it takes datagrams there.
+    pub udp_port: Option<u16>,
 }
 
 /// A line for users of another member.
@@ -52,6 +67,8 @@ pub enum Reply {
         /// The number of the next line.
         next: u64,
     },
+    /// Whether the address is proved.
+    Proved(bool),
 }
 
 /// Bytes of a question or an answer.
@@ -95,5 +112,14 @@ mod tests {
         assert_eq!(encode(&Reply::NotOrdered), [1]);
         assert_eq!(encode(&Reply::Here), [2]);
         assert_eq!(encode(&Reply::Relayed { next: 300 }), [3, 0xac, 2]);
+        let proof = Question::Prove(Proof {
+            token: "T".to_owned(),
+            address: IpAddr::from([192, 0, 2, 7]),
+            udp_port: Some(5),
+        });
+        let bytes = encode(&proof);
+        assert_eq!(bytes, [3, 1, b'T', 0, 192, 0, 2, 7, 1, 5]);
+        assert_eq!(decode::<Question>(&bytes), Ok(proof));
+        assert_eq!(encode(&Reply::Proved(true)), [4, 1]);
     }
 }

@@ -128,12 +128,12 @@ impl Service for Adc {
             ),
             workers: workers.iter().map(|worker| worker.orders.clone()).collect(),
         };
-        let (link, incoming) = Link::new(replica.clone());
+        let (link, from_peers) = Link::new(replica.clone());
         let (ready, is_ready) = watch::channel(false);
         let parts = hub::Parts {
             replica,
             link,
-            incoming,
+            from_peers,
             workers,
             from_workers,
             limits: options.limits,

@@ -11,6 +11,7 @@
 pub mod bot;
 mod flood;
 mod greeting;
+mod hybrid;
 mod login;
 mod normal;
 mod refusal;
@@ -28,6 +29,7 @@ use crate::message::{Features, Header, Line, Message, Redirects, Salt, Sid, pass
 use crate::state::{Class, Departure, Refusal};
 
 pub use flood::{Bucket, Rate, Rates};
+pub use hybrid::Hybrid;
 pub use login::Login;
 
 /// Bad lines that a client may send before it is let in.
@@ -51,6 +53,8 @@ pub struct Settings {
     pub users_max: u32,
     /// What else pingers are told.
     pub about: About,
+    /// Where clients with two addresses prove the second one; nobody may, without.
+    pub hybrid: Option<Hybrid>,
     /// How long a client may take to be let in.
     pub setup_max: Duration,
     /// Bytes that a user must share; operators need not.
@@ -115,6 +119,10 @@ pub enum Input<'a> {
     Admitted(Class),
     /// The answer to [`Output::Claim`].
     Refused(Refusal),
+    /// The answer to [`Output::Prove`].
+    Proved(bool),
+    /// The user has addresses of both families: it proved the second one.
+    Hybrid,
     /// Time passed: [`Session::deadline`].
     Deadline,
 }
@@ -136,6 +144,13 @@ pub enum Output {
     },
     /// Order the claim; answered by [`Input::Admitted`] or [`Input::Refused`].
     Claim(Box<Login>),
+    /// The connection proves an address; answered by [`Input::Proved`].
+    Prove {
+        /// What the user was given to say.
+        token: String,
+        /// Where it takes datagrams at this address.
+        udp_port: Option<u16>,
+    },
     /// The user changes its `INF`: fields, escaped.
     Update(String),
     /// The user says something to all.
@@ -195,6 +210,7 @@ enum Phase {
     Normal {
         class: Class,
     },
+    AwaitProof,
     Closed,
 }
 
@@ -209,6 +225,7 @@ pub struct Session {
     has_menus: bool,
     /// Where the client can be sent (ADC-EXT, RDEX).
     redirects: Redirects,
+    is_hybrid: bool,
     buckets: flood::Buckets,
     out: Vec<Output>,
 }
@@ -226,6 +243,7 @@ impl Session {
             errors: 0,
             has_menus: false,
             redirects: Redirects::of(""),
+            is_hybrid: false,
             out: Vec::new(),
         }
     }
@@ -235,7 +253,7 @@ impl Session {
     pub const fn is_waiting(&self) -> bool {
         matches!(
             self.phase,
-            Phase::AwaitSid { .. } | Phase::AwaitAccount(_) | Phase::AwaitClaim
+            Phase::AwaitSid { .. } | Phase::AwaitAccount(_) | Phase::AwaitClaim | Phase::AwaitProof
         )
     }
 
@@ -291,6 +309,8 @@ impl Session {
             Input::Account(account) => self.account(account),
             Input::Admitted(class) => self.admitted(class),
             Input::Refused(refusal) => self.refused(refusal),
+            Input::Proved(is_proved) => self.proved(is_proved),
+            Input::Hybrid => self.is_hybrid = true,
             Input::Deadline => {
                 if self.deadline().is_some_and(|deadline| deadline <= now) {
                     self.timed_out();
@@ -330,7 +350,11 @@ impl Session {
                 let class = *class;
                 self.normal(now, class, &message);
             }
-            Phase::AwaitSid { .. } | Phase::AwaitAccount(_) | Phase::AwaitClaim | Phase::Closed => {}
+            Phase::AwaitSid { .. }
+            | Phase::AwaitAccount(_)
+            | Phase::AwaitClaim
+            | Phase::AwaitProof
+            | Phase::Closed => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! The options of the ADC hub.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,9 @@ pub struct AdcConfig {
     /// where the client really connects from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proxy_networks: Vec<String>,
+    /// Where clients with addresses of both families prove the second one; nobody may, without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<AdcHybrid>,
     /// Threads that serve connections; as many as there are processors (8 at most), with 0.
     #[serde(default)]
     pub threads: u16,
@@ -170,6 +173,19 @@ pub struct AdcRate {
     pub burst: u32,
     /// Milliseconds until one more is allowed; any number is, with 0.
     pub interval_milliseconds: u32,
+}
+
+/// The hub's addresses of both families, as clients reach them. Any member takes what comes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdcHybrid {
+    /// For clients that came over IPv6.
+    pub ipv4: Ipv4Addr,
+    /// For clients that came over IPv4.
+    pub ipv6: Ipv6Addr,
+    /// The port at both; that of `listen`, without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
 }
 
 /// Files for TLS with clients, PEM.
@@ -329,6 +345,7 @@ impl AdcConfig {
             website: None,
             network: None,
             proxy_networks: Vec::new(),
+            hybrid: None,
             threads: 0,
         }
     }

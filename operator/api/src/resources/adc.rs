@@ -105,6 +105,9 @@ pub struct AdcHubOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 256))]
     pub network: Option<String>,
+    /// Where clients with addresses of both families prove the second one; nobody may, without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<AdcHybridAddresses>,
     /// Lines of chat that the hub remembers.
     #[serde(default = "history_lines_max")]
     #[schemars(range(min = 0, max = 1000))]
@@ -113,6 +116,24 @@ pub struct AdcHubOptions {
     #[serde(default = "history_lines_on_join")]
     #[schemars(range(min = 0, max = 1000))]
     pub history_lines_on_join: i32,
+}
+
+/// The hub's addresses of both families, as clients reach them. Any member takes what comes there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("isIP(self.ipv4) && ip(self.ipv4).family() == 4 && isIP(self.ipv6) && ip(self.ipv6).family() == 6")
+    .message("`hub.hybrid` must hold an IPv4 and an IPv6 address"))]
+pub struct AdcHybridAddresses {
+    /// For clients that came over IPv6.
+    #[schemars(length(min = 7, max = 15))]
+    pub ipv4: String,
+    /// For clients that came over IPv4.
+    #[schemars(length(min = 2, max = 45))]
+    pub ipv6: String,
+    /// The port at both; that of the Service, without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
 }
 
 /// Who may come in, and what a user needs.
@@ -432,6 +453,7 @@ mod tests {
             "network",
             "redirectWhenFull",
             "proxyNetworks",
+            "hybrid",
         ] {
             options[option] = serde_json::Value::Null;
         }

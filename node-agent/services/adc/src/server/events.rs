@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 
 use crate::message::{Salt, Sid};
+use crate::peer::Proof;
 use crate::session::{Census, Login, Reach};
 use crate::state::{Class, Departure, Event, LinkId, Refusal};
 
@@ -31,6 +32,10 @@ pub(super) enum ToWorker {
     Admitted(Box<Admitted>),
     /// A client is not let in.
     Refused { link: LinkId, refusal: Refusal },
+    /// Whether the address is proved that a connection was made for.
+    Proved { link: LinkId, is_proved: bool },
+    /// A user has addresses of both families.
+    Hybrid { link: LinkId },
     /// Lines for all users.
     All { lines: Bytes, count: u32 },
     /// A line for the users with these features.
@@ -77,6 +82,8 @@ pub(super) enum ToHub {
     LookUp { link: LinkId, nick: String },
     /// A client wants in.
     Claim { link: LinkId, login: Box<Login> },
+    /// A connection proves the second address of a user, of this member or another.
+    Prove { link: LinkId, proof: Proof },
     /// A user did something that everybody is told.
     Event(Event),
     /// A user wants something of the hub.

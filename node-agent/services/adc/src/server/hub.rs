@@ -4,6 +4,7 @@
 mod bot;
 mod clients;
 mod duties;
+mod hybrid;
 mod tell;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +21,7 @@ use tracing::info;
 use super::Counters;
 use super::conveyor::{Carried, Conveyor, Opened};
 use super::events::{ToHub, ToWorker};
-use super::link::{Incoming, Link};
+use super::link::{Asked, FromPeers, Incoming, Link};
 use super::relays::{Passed, Relays};
 use super::roster::Roster;
 use super::worker::WorkerHandle;
@@ -44,7 +45,7 @@ const BORROW_BELOW: u64 = 512;
 pub(super) struct Parts {
     pub(super) replica: Replica<AdcState>,
     pub(super) link: Arc<Link>,
-    pub(super) incoming: mpsc::Receiver<Incoming>,
+    pub(super) from_peers: FromPeers,
     pub(super) workers: Vec<WorkerHandle>,
     pub(super) from_workers: mpsc::Receiver<Vec<ToHub>>,
     pub(super) limits: Limits,
@@ -93,6 +94,7 @@ pub(super) struct Hub {
     waiting_for_sid: VecDeque<LinkId>,
     orphans: clients::Orphans,
     duties: Duties,
+    seconds: hybrid::Seconds,
     heal_at: Instant,
     limits: Limits,
     settings: Arc<Settings>,
@@ -109,6 +111,8 @@ struct Results {
     passed: mpsc::Receiver<Passed>,
     pulses: mpsc::Receiver<(NodeId, bool)>,
     incoming: mpsc::Receiver<Incoming>,
+    proofs: mpsc::Receiver<Asked>,
+    proved: mpsc::Receiver<hybrid::Proved>,
 }
 
 /// Runs the hub until its member stops.
@@ -132,6 +136,9 @@ pub(super) async fn run(parts: Parts, until: &Shutdown) {
             Some(result) = results.passed.recv() => hub.relays.passed(result),
             Some(result) = results.pulses.recv() => hub.duties.pulse(result),
             Some(lines) = results.incoming.recv() => hub.held.push(lines),
+            Some(proved) = results.proved.recv() => hub.proved(proved),
+            // Fails when the peer has given up asking.
+            Some((proof, done)) = results.proofs.recv() => drop(done.send(hub.prove(&proof))),
             _ = tick.tick() => hub.tick(),
             () = until.requested(), if drained.is_none() => {
                 info!(users = hub.users(), "telling the users to come back");
@@ -169,6 +176,7 @@ impl Hub {
         let (link, limits, tasks) = (parts.link, parts.limits, parts.tasks);
         let (conveyor, carried) = Conveyor::new(link.clone(), me, epoch, limits, tasks.clone());
         let (relays, passed) = Relays::new(link.clone(), me, epoch, tasks.clone());
+        let (seconds, proved) = hybrid::Seconds::new(link.clone(), tasks.clone());
         let (duties, pulses) = Duties::new(link, me, limits, tasks);
         let hub = Self {
             replica: parts.replica,
@@ -187,6 +195,7 @@ impl Hub {
             waiting_for_sid: VecDeque::new(),
             orphans: clients::Orphans::default(),
             duties,
+            seconds,
             heal_at: Instant::now(),
             limits,
             settings: parts.settings,
@@ -200,7 +209,9 @@ impl Hub {
             carried,
             passed,
             pulses,
-            incoming: parts.incoming,
+            incoming: parts.from_peers.lines,
+            proofs: parts.from_peers.proofs,
+            proved,
         };
         (hub, parts.from_workers, results)
     }

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use replication::{AskError, Leadership, NodeId, Replica, ReplyStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::peer::{self, Question, Relayed, Reply};
+use crate::peer::{self, Proof, Question, Relayed, Reply};
 use crate::state::{AdcState, Command, Front};
 
 /// An answer of at most so many bytes is read from a peer.
@@ -19,6 +19,10 @@ const ORDER_WAIT: Duration = Duration::from_secs(3);
 const PING_WAIT: Duration = Duration::from_millis(1500);
 /// How long a peer may take to deliver lines: it may have to learn of their senders first.
 const RELAY_WAIT: Duration = Duration::from_secs(5);
+/// How long a peer may take to say whether an address is proved.
+const PROOF_WAIT: Duration = Duration::from_secs(3);
+/// Addresses that peers want proved, and that wait to be looked at.
+const PROOFS_MAX: usize = 64;
 /// Batches of lines from peers that wait to be delivered: each peer has one under way.
 const INCOMING_MAX: usize = 64;
 
@@ -34,19 +38,34 @@ pub(super) struct Incoming {
     pub(super) done: oneshot::Sender<u64>,
 }
 
+/// An address that another member wants proved, and whether it is.
+pub(super) type Asked = (Proof, oneshot::Sender<bool>);
+
+/// What comes from other members.
+pub(super) struct FromPeers {
+    pub(super) lines: mpsc::Receiver<Incoming>,
+    pub(super) proofs: mpsc::Receiver<Asked>,
+}
+
 /// The way to the leader and the peers.
 pub(super) struct Link {
     pub(super) replica: Replica<AdcState>,
     incoming: mpsc::Sender<Incoming>,
+    proofs: mpsc::Sender<Asked>,
 }
 
 impl Link {
-    /// A link, and the lines that come over it.
-    pub(super) fn new(replica: Replica<AdcState>) -> (Arc<Self>, mpsc::Receiver<Incoming>) {
+    /// A link, and what comes over it.
+    pub(super) fn new(replica: Replica<AdcState>) -> (Arc<Self>, FromPeers) {
         let (incoming, lines) = mpsc::channel(INCOMING_MAX);
-        let link = Arc::new(Self { replica, incoming });
+        let (sender, proofs) = mpsc::channel(PROOFS_MAX);
+        let link = Arc::new(Self {
+            replica,
+            incoming,
+            proofs: sender,
+        });
         link.answer_peers();
-        (link, lines)
+        (link, FromPeers { lines, proofs })
     }
 
     /// Lets the peers reach this member, as long as the service runs.
@@ -66,6 +85,7 @@ impl Link {
 
     async fn answer(&self, question: &[u8]) -> Result<Bytes, AskError> {
         let question = peer::decode(question).map_err(|error| AskError(format!("no question: {error}")))?;
+        let ended = || AskError("the service of this member ends".to_owned());
         let reply = match question {
             Question::Ping => Reply::Here,
             Question::Order(command) => match self.order_here(command).await {
@@ -88,11 +108,15 @@ impl Link {
                     lines,
                     done,
                 };
-                let ended = || AskError("the service of this member ends".to_owned());
                 self.incoming.send(incoming).await.map_err(|_| ended())?;
                 Reply::Relayed {
                     next: answer.await.map_err(|_| ended())?,
                 }
+            }
+            Question::Prove(proof) => {
+                let (done, answer) = oneshot::channel();
+                self.proofs.send((proof, done)).await.map_err(|_| ended())?;
+                Reply::Proved(answer.await.map_err(|_| ended())?)
             }
         };
         Ok(peer::encode(&reply).into())
@@ -138,6 +162,16 @@ impl Link {
             Ok(Some(Reply::Relayed { next })) => Some(next),
             _ => None,
         }
+    }
+
+    /// Whether a peer takes an address for proved.
+    pub(super) async fn prove(&self, peer: NodeId, proof: Proof) -> bool {
+        let question = Question::Prove(proof);
+        let answer = self.ask_once(peer, &question);
+        matches!(
+            tokio::time::timeout(PROOF_WAIT, answer).await,
+            Ok(Some(Reply::Proved(true)))
+        )
     }
 
     /// Asks another member, as long as it is taken for the leader; none when no answer came.

@@ -194,6 +194,8 @@ impl Worker {
                     census.map_or(Input::Sid(sid), |census| Input::SidForPinger(sid, census)),
                 ),
                 ToWorker::Account { link, account } => self.input(link, Input::Account(account)),
+                ToWorker::Proved { link, is_proved } => self.input(link, Input::Proved(is_proved)),
+                ToWorker::Hybrid { link } => self.input(link, Input::Hybrid),
                 ToWorker::Refused { link, refusal } => self.input(link, Input::Refused(refusal)),
                 ToWorker::Admitted(admitted) => self.admit(*admitted),
                 ToWorker::All { lines, count } => self.all(&lines, count),

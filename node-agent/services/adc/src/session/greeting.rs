@@ -8,6 +8,10 @@ const OFFER_BYTES_MAX: usize = 256;
 impl Session {
     /// PROTOCOL.
     pub(super) fn greeted(&mut self, message: &Message<'_>) {
+        if self.settings.hybrid.is_some() && message.header == Header::Hub && &message.command == b"TCP" {
+            self.proves(message);
+            return;
+        }
         if message.header != Header::Hub || &message.command != b"SUP" {
             self.refuse_code(244, "A session begins with HSUP", None);
             return;
@@ -46,7 +50,8 @@ impl Session {
         self.sid = sid;
         self.phase = Phase::Identify { offer };
         // Not ZLIF: who says so has to take compressed lines. Clients that say so get some.
-        self.send(Line::new("ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING"));
+        let hybrid = self.settings.hybrid.map_or("", |_| "ADHBRI");
+        self.send(Line::new("ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING").raw(hybrid));
         self.send(Line::new("ISID").arg(&sid.to_string()));
         let settings = self.settings.clone();
         let info = Line::new("IINF CT32")

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Origin, Settings};
+use super::{Origin, Settings, hybrid};
 use crate::message::{
     Cid, Header, Line, Message, NickError, Pid, Sid, Tag, check_nick, feature_list, fields, tag, unescape,
     without_tags,
@@ -26,6 +26,8 @@ pub struct Login {
     pub offer: String,
     /// Whether it knows the password of its nick's account.
     pub knows_password: bool,
+    /// It wants to prove an address of the other family: the features that come with that, as in `SU`.
+    pub second: Option<String>,
 }
 
 /// Why an `INF` is refused.
@@ -103,6 +105,7 @@ pub(super) fn read(
         address: origin.address,
         offer: offer.to_owned(),
         knows_password: false,
+        second: hybrid::second(params, origin, offer),
     })
 }
 
@@ -121,7 +124,7 @@ fn only<'a>(params: &'a str, name: &'static str) -> Result<&'a str, LoginError> 
 
 /// The fields of a login that may be stored and shown. Of a field that is there twice the last one counts.
 fn stamped(params: &str, origin: Origin) -> String {
-    let clean = relayable(params, origin, |tag| tag == b"PD");
+    let clean = relayable(params, origin, false, |tag| tag == b"PD");
     let mut kept: Vec<&str> = Vec::new();
     for field in fields(&clean).filter(|field| field.len() > 2) {
         kept.retain(|old| tag(old) != tag(field));
@@ -132,25 +135,27 @@ fn stamped(params: &str, origin: Origin) -> String {
 
 /// The fields of an update that may be stored and shown. Identity, class and address are the hub's to say; clients on
 /// changing networks do send them, and are not punished. `RP` is what a client says once (ADC-EXT, RDEX).
-pub(super) fn update(params: &str, origin: Origin) -> String {
-    relayable(params, origin, |tag| matches!(tag, b"ID" | b"PD" | b"NI" | b"RP"))
+pub(super) fn update(params: &str, origin: Origin, is_hybrid: bool) -> String {
+    relayable(params, origin, is_hybrid, |tag| {
+        matches!(tag, b"ID" | b"PD" | b"NI" | b"RP")
+    })
 }
 
-fn relayable(params: &str, origin: Origin, secret: impl Fn(&Tag) -> bool) -> String {
-    // Nothing proves an address of the other family, and others would be sent there.
+fn relayable(params: &str, origin: Origin, is_hybrid: bool, secret: impl Fn(&Tag) -> bool) -> String {
+    // Unless it is proved, others would be sent to an address of the other family that may be anybody's.
     let (other_port, other_tcp, other_udp) = match origin.address {
         IpAddr::V4(_) => (b"U6", "TCP6", "UDP6"),
         IpAddr::V6(_) => (b"U4", "TCP4", "UDP4"),
     };
     let kept = without_tags(params, |tag| {
-        secret(tag) || matches!(tag, b"CT" | b"I4" | b"I6") || tag == other_port
+        secret(tag) || matches!(tag, b"CT" | b"I4" | b"I6") || (tag == other_port && !is_hybrid)
     });
     let known: Vec<String> = fields(&kept)
         .map(|field| match field.strip_prefix("SU") {
             None => field.to_owned(),
             Some(features) => {
                 let features: Vec<&str> = feature_list(features)
-                    .filter(|feature| *feature != other_tcp && *feature != other_udp)
+                    .filter(|feature| is_hybrid || (*feature != other_tcp && *feature != other_udp))
                     .collect();
                 format!("SU{}", features.join(","))
             }

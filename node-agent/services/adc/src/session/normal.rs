@@ -106,7 +106,7 @@ impl Session {
     fn for_all(&mut self, message: &Message<'_>) {
         match &message.command {
             b"INF" => {
-                let fields = login::update(message.params_raw(), self.origin);
+                let fields = login::update(message.params_raw(), self.origin, self.is_hybrid);
                 if !fields.is_empty() {
                     self.out.push(Output::Update(fields));
                 }

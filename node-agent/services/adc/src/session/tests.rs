@@ -24,6 +24,7 @@ fn settings() -> Settings {
         redirect_when_full: None,
         users_max: 100,
         about: About::default(),
+        hybrid: None,
         setup_max: Duration::from_secs(30),
         share_bytes_min: 0,
         slots_min: 0,
@@ -125,7 +126,7 @@ fn a_guest_comes_in() {
             ! LookUp { nick: "me too" }
         "#]]);
     client.input(Input::Account(None)).check(expect![[r#"
-        ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "me too", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIme\\stoo SS12 SUTCP4,SEGA U41412 XXnew I4192.0.2.7", address: 192.0.2.7, offer: "BAS0 BASE TIGR UCM0", knows_password: false })
+        ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "me too", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIme\\stoo SS12 SUTCP4,SEGA U41412 XXnew I4192.0.2.7", address: 192.0.2.7, offer: "BAS0 BASE TIGR UCM0", knows_password: false, second: None })
     "#]]);
     client.input(Input::Admitted(Class::Guest)).check(expect![[r#"
         < IMSG Be\skind
@@ -146,7 +147,7 @@ fn a_password_is_asked_for_and_checked() {
     client
         .line("HPAS 2HMOLBN3LG6PE4VUTQMEHMIKQ5TKIESY3MWKNEY")
         .check(expect![[r#"
-            ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "op", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIop I4192.0.2.7", address: 192.0.2.7, offer: "BASE TIGR", knows_password: true })
+            ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "op", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIop I4192.0.2.7", address: 192.0.2.7, offer: "BASE TIGR", knows_password: true, second: None })
         "#]]);
     let mut client = Client::new();
     client.sid().inf("NIop").said.clear();
@@ -525,7 +526,7 @@ fn a_client_with_ipv6_is_stamped_with_it() {
             ! LookUp { nick: "me" }
         "#]]);
     client.input(Input::Account(None)).check(expect![[r#"
-        ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "me", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIme SUTCP6 U62 I62001:db8::7", address: 2001:db8::7, offer: "BASE TIGR", knows_password: false })
+        ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "me", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIme SUTCP6 U62 I62001:db8::7", address: 2001:db8::7, offer: "BASE TIGR", knows_password: false, second: None })
     "#]]);
 }
 
@@ -560,6 +561,81 @@ fn what_a_client_follows_does_not_change() {
     client.line("BINF AAAB RP1 SS5").check(expect![[r#"
         ! Update("SS5")
     "#]]);
+}
+
+fn hybrid_hub() -> Settings {
+    Settings {
+        hybrid: Some(Hybrid {
+            ipv4: "192.0.2.1".parse().unwrap(),
+            ipv6: "2001:db8::1".parse().unwrap(),
+            port: 1511,
+        }),
+        ..settings()
+    }
+}
+
+#[test]
+fn a_client_with_two_addresses_may_prove_the_second() {
+    let mut client = Client::with(hybrid_hub(), "192.0.2.7");
+    client
+        .line("HSUP ADBASE ADTIGR ADHBRI")
+        .input(Input::Sid(Sid::from_number(0)))
+        .inf("NIme SUTCP4,TCP6,UDP6 I6:: U61412")
+        .input(Input::Account(None))
+        .check(expect![[r#"
+            ! NeedSid { offer: "BASE TIGR HBRI" }
+            < ISUP ADBASE ADTIGR ADUCM0 ADUCMD ADPING ADHBRI
+            < ISID AAAB
+            < IINF CT32 NIA\sHub DE APQuorate VE0.1.0 RP7
+            ! LookUp { nick: "me" }
+            ! Claim(Login { sid: AAAB, cid: HOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI, nick: "me", inf: "IDHOBJ25Z3YNH6PH3EC3G5MRWKNTN5DFCT4OHIVSI NIme SUTCP4 I4192.0.2.7", address: 192.0.2.7, offer: "BASE TIGR HBRI", knows_password: false, second: Some("TCP6,UDP6") })
+        "#]]);
+    client.input(Input::Admitted(Class::Guest)).said.clear();
+    // Until it has proved it, nobody is told.
+    client
+        .line("BINF AAAB SUTCP4,TCP6 U61413 I62001:db8::7")
+        .check(expect![[r#"
+            ! Update("SUTCP4")
+        "#]]);
+    client.input(Input::Hybrid);
+    client
+        .line("BINF AAAB SUTCP4,TCP6 U61413 I62001:db8::8")
+        .check(expect![[r#"
+            ! Update("SUTCP4,TCP6 U61413")
+        "#]]);
+}
+
+#[test]
+fn a_further_connection_proves_an_address_and_nothing_else() {
+    let connect = |settings, address| Client::with(settings, address);
+    let mut client = connect(hybrid_hub(), "2001:db8::7");
+    client.line("HTCP I6:: U4999 U61412 TOAAABxyz").check(expect![[r#"
+            ! Prove { token: "AAABxyz", udp_port: Some(1412) }
+        "#]]);
+    // What it says meanwhile is not heard.
+    client
+        .line("HSUP ADBASE ADTIGR")
+        .input(Input::Proved(true))
+        .check(expect![[r#"
+            < ISTA 000 Your\saddress\sis\sproved
+            ! Close(Left)
+        "#]]);
+    connect(hybrid_hub(), "192.0.2.7")
+        .line("HTCP")
+        .input(Input::Proved(false))
+        .check(expect![[r#"
+            ! Prove { token: "", udp_port: None }
+            < ISTA 240 Nobody\swaits\sfor\sthis\stoken\sat\sthis\saddress
+            ! Close(Left)
+        "#]]);
+    // A hub without a second address takes no proofs.
+    connect(settings(), "192.0.2.7")
+        .line("HTCP TOAAAB")
+        .check(expect![[r#"
+            < ISTA 244 A\ssession\sbegins\swith\sHSUP
+            < IQUI AAAA MSA\ssession\sbegins\swith\sHSUP
+            ! Close(Dropped { reason: "A session begins with HSUP" })
+        "#]]);
 }
 
 proptest::proptest! {

@@ -30,6 +30,7 @@ impl Hub {
                 ToHub::Event(event) => self.event(event),
                 ToHub::Command { link, text } => self.command(link, &text),
                 ToHub::Relay { link, reach, line } => self.relay(link, reach, line),
+                ToHub::Prove { link, proof } => self.proves(link, proof),
                 ToHub::Ended { link, departure } => self.ended(link, departure),
             }
         }
@@ -130,6 +131,9 @@ impl Hub {
     }
 
     fn claim(&mut self, link: LinkId, login: Login) {
+        if let (Some(features), true) = (login.second, self.settings.hybrid.is_some()) {
+            self.seconds.announced(link, login.address, features);
+        }
         let claim = Claim {
             link,
             sid: login.sid,

@@ -230,6 +230,7 @@ impl Hub {
         if self.conveyor.is_empty() && is_told && self.heal_at <= Instant::now() {
             self.heal_at = Instant::now() + HEAL;
             self.heal();
+            self.tidy_seconds();
         }
     }
 

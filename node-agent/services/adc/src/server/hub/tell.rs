@@ -210,6 +210,10 @@ impl Hub {
         if !was_here {
             welcome.extend(before.map(words::remembered));
         }
+        if let (Some(hybrid), Some((first, token))) = (self.settings.hybrid, self.seconds.request(sid, link))
+        {
+            welcome.push_str(&hybrid.request(first, &token));
+        }
         let inf = self.roster.get(sid).map(|entry| entry.inf.clone());
         let inf = inf.unwrap_or_default();
         let mut own = BytesMut::new();

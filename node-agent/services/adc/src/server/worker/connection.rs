@@ -14,6 +14,7 @@ use super::socket::{News, Sockets};
 use super::wire::Wire;
 use super::{Admitted, Common};
 use crate::message::{LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_sids};
+use crate::peer::Proof;
 use crate::server::events::ToHub;
 use crate::server::listener::{Accepted, Place};
 use crate::session::{Input, Origin, Output, Reach, Session, selects_among};
@@ -265,6 +266,15 @@ impl Connection {
             }),
             Output::LookUp { nick } => to_hub.push(ToHub::LookUp { link, nick }),
             Output::Claim(login) => to_hub.push(ToHub::Claim { link, login }),
+            Output::Prove { token, udp_port } => {
+                let address = self.session.address();
+                let proof = Proof {
+                    token,
+                    address,
+                    udp_port,
+                };
+                to_hub.push(ToHub::Prove { link, proof });
+            }
             Output::Update(fields) => {
                 let sid = self.real_sid();
                 to_hub.push(ToHub::Event(Event::Update { sid, fields }));
