@@ -262,6 +262,7 @@ impl Admin {
                 snapshot_index: status.snapshot_index,
                 members: members(status.members),
                 alarm: status.alarm,
+                peer_certificates: status.peer_certificates,
                 service_detail: (self.detail)(),
             }),
         }

@@ -191,6 +191,7 @@ mod tests {
             snapshot_index: 0,
             members: vec![member(2, 0), member(5, 1), member(9, 1)],
             alarm: None,
+            peer_certificates: None,
             service_detail: serde_json::Value::Null,
         });
         let mut stranger = leader.clone();

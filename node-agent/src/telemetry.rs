@@ -268,6 +268,7 @@ mod tests {
                 member(3, false, None),
             ],
             alarm: None,
+            peer_certificates: None,
         }
     }
 

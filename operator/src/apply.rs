@@ -1,5 +1,6 @@
 //! Makes the cluster as it was decided: server-side apply of the children, and the one action of a plan. Does I/O.
 
+pub(crate) mod certificates;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::build::{self, Child, LeaderEndpoint, MANAGED_BY, MANAGER};
-use crate::certificates;
+use crate::certificates::token;
 use crate::kinds::Group;
 use crate::members::{AskMember, Members};
 use crate::memory::{Applied, Memory, version};
@@ -143,16 +144,16 @@ pub(crate) async fn secret(
         }
         return Ok(found);
     }
-    let token = certificates::token();
+    let token_text = token();
     // As many bytes as a token, in the same digits.
-    let password_key = service.keeps_passwords.then(certificates::token);
-    let mut secret = build::token_secret(service, &token, password_key.as_deref());
+    let password_key = service.keeps_passwords.then(token);
+    let mut secret = build::token_secret(service, &token_text, password_key.as_deref());
     if reported != Initialization::Never {
         secret.metadata.annotations = Some(BTreeMap::from([mark(&reported)]));
     }
     let made = create(client, service, &secret, "making the secret").await?;
     Ok(GroupSecret {
-        token,
+        token: token_text,
         initialization: reported,
         resource_version: made.metadata.resource_version.unwrap_or_default(),
     })
@@ -194,31 +195,6 @@ fn mark(initialization: &Initialization) -> (String, String) {
         INITIALIZATION_ANNOTATION.to_owned(),
         serde_json::to_string(initialization).expect("a mark is JSON"),
     )
-}
-
-/// The certificates between peers, made when there are none.
-pub(crate) async fn certificates(client: &Client, service: &Validated) -> Result<(), Apply> {
-    let name = build::tls_secret_name(service);
-    let api: Api<Secret> = Api::namespaced(client.clone(), &service.namespace);
-    let found = api.get_metadata_opt(&name).await.map_err(|source| Apply::Api {
-        what: format!("reading the secret {name}"),
-        source,
-    })?;
-    match found {
-        Some(found) if is_owned(&found, &service.owner.uid) => return Ok(()),
-        Some(_) => {
-            return Err(Apply::NotOurs {
-                kind: "Secret".to_owned(),
-                name,
-            });
-        }
-        None => {}
-    }
-    let certificates = certificates::peer_certificates(&service.name, &build::server_name(service))
-        .map_err(Apply::Certificates)?;
-    let secret = build::peer_tls_secret(service, &certificates);
-    create(client, service, &secret, "making the certificates").await?;
-    Ok(())
 }
 
 /// Deletes the configurations of former revisions: no pod has them any more.

@@ -26,12 +26,14 @@ pub(crate) use endpoint_slice::{
     LeaderEndpoint, is_ahead as is_slice_ahead, is_right as is_slice_right, leader_slice,
 };
 pub(crate) use names::{
-    MANAGED_BY, MANAGER, admin_address, claim_name, config_map_name, labels, members, ordinal, peer_address,
-    pod_name, selector, selector_text, slice_name, slice_name_of, tls_secret_name, token_secret_name,
+    MANAGED_BY, MANAGER, admin_address, authority_secret_name, claim_name, config_map_name, labels, members,
+    ordinal, peer_address, pod_name, selector, selector_text, slice_name, slice_name_of, tls_secret_name,
+    token_secret_name,
 };
 pub(crate) use pod_monitor::resource as pod_monitor_resource;
 pub(crate) use secrets::{
-    PASSWORD_KEY, PeerCertificates, TOKEN_KEY, peer_tls_secret, server_name, token_secret,
+    Authority, PASSWORD_KEY, PREVIOUS_KEY, PeerCertificates, TOKEN_KEY, authority_secret, peer_tls_secret,
+    server_name, token_secret,
 };
 pub(crate) use stateful_set::{
     ADMIN_PORT, CERTIFICATES_ANNOTATION, DATA_CLAIM, GENERATION_ANNOTATION, PEER_PORT,
@@ -88,7 +90,7 @@ pub(crate) struct Surroundings {
 }
 
 /// Every object that is applied as a whole, in the order in which they need each other. The secrets and the leader's
-/// endpoint slice are not among them: they are made once, and what is in them must not be made anew.
+/// endpoint slice are not among them: what is in them must not be made anew.
 pub(crate) fn children(service: &Validated, around: &Surroundings) -> Vec<Child> {
     let mut children = vec![
         Child::of(&rbac::service_account(service)),

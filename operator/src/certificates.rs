@@ -1,11 +1,15 @@
-//! Secrets out of chance: tokens, and the certificates between peers.
+//! Secrets out of chance: tokens, and the certificates between members.
+
+pub(crate) mod rotation;
+
+use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, date_time_ymd,
 };
 
-use crate::build::PeerCertificates;
+use crate::build::{Authority, PeerCertificates};
 
 /// A new token.
 pub(crate) fn token() -> String {
@@ -13,18 +17,36 @@ pub(crate) fn token() -> String {
     hex::encode(bytes)
 }
 
-/// A new authority and one certificate for all members. The authority's key is forgotten: nobody can issue another.
-pub(crate) fn peer_certificates(group: &str, server_name: &str) -> Result<PeerCertificates, rcgen::Error> {
+/// What does not differ between the authorities of a group.
+fn authority_of(group: &str) -> CertificateParams {
     let mut authority = CertificateParams::default();
     authority
         .distinguished_name
-        .push(DnType::CommonName, format!("Quorate peers of {group}"));
+        .push(DnType::CommonName, rotation::authority_name(group));
     authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    authority.not_before = date_time_ymd(VALID_FROM_YEAR, 1, 1);
-    authority.not_after = date_time_ymd(VALID_TO_YEAR, 1, 1);
-    let (not_before, not_after) = (authority.not_before, authority.not_after);
-    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate()?)?;
+    authority
+}
+
+/// A new authority of a group, at a Unix time in seconds; those in `previous` stay trusted.
+pub(crate) fn authority(group: &str, previous: String, now: i64) -> Result<Authority, rcgen::Error> {
+    let mut authority = authority_of(group);
+    valid(&mut authority, now, now.saturating_add(AUTHORITY_SECONDS));
+    let key = KeyPair::generate()?;
+    Ok(Authority {
+        certificate: authority.self_signed(&key)?.pem(),
+        key: key.serialize_pem(),
+        previous,
+    })
+}
+
+/// A new certificate for all members, no longer valid than the authority that issues it.
+pub(crate) fn members(
+    authority: &Authority,
+    (group, server_name): (&str, &str),
+    now: i64,
+) -> Result<PeerCertificates, rcgen::Error> {
+    let issuer = Issuer::new(authority_of(group), KeyPair::from_pem(&authority.key)?);
     let mut member = CertificateParams::new(vec![server_name.to_owned()])?;
     member.distinguished_name.push(DnType::CommonName, server_name);
     member.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -32,19 +54,35 @@ pub(crate) fn peer_certificates(group: &str, server_name: &str) -> Result<PeerCe
         ExtendedKeyUsagePurpose::ServerAuth,
         ExtendedKeyUsagePurpose::ClientAuth,
     ];
-    (member.not_before, member.not_after) = (not_before, not_after);
+    let end = rotation::end(&authority.certificate).unwrap_or(now);
+    valid(&mut member, now, end.min(now.saturating_add(MEMBERS_SECONDS)));
     let key = KeyPair::generate()?;
-    let certificate = member.signed_by(&key, &authority)?;
     Ok(PeerCertificates {
-        authority: authority.pem(),
-        certificate: certificate.pem(),
+        authorities: rotation::trusted(authority, now),
+        certificate: member.signed_by(&key, &issuer)?.pem(),
         key: key.serialize_pem(),
     })
+}
+
+fn valid(certificate: &mut CertificateParams, now: i64, until: i64) {
+    let at = |seconds: i64| {
+        let seconds = u64::try_from(seconds).unwrap_or_default();
+        date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds)
+    };
+    certificate.not_before = at(now.saturating_sub(BACKDATED_SECONDS));
+    certificate.not_after = at(until);
 }
 
 /// 256 bits: nobody guesses them.
 const TOKEN_BYTES: usize = 32;
 
-/// Both ends are far away: these certificates live inside one group, and are replaced by deleting their secret.
-const VALID_FROM_YEAR: i32 = 2020;
-const VALID_TO_YEAR: i32 = 2100;
+const DAY: i64 = 24 * 3600;
+
+/// Five years.
+pub(crate) const AUTHORITY_SECONDS: i64 = 5 * 365 * DAY;
+
+/// Three months.
+pub(crate) const MEMBERS_SECONDS: i64 = 90 * DAY;
+
+/// Members' clocks may be that late.
+const BACKDATED_SECONDS: i64 = DAY;

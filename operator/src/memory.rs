@@ -27,8 +27,8 @@ pub(crate) struct Memory {
     pub offer: Option<Offer>,
     /// The group's token and mark, once read.
     pub secret: Option<(String, Initialization)>,
-    /// Whether the certificates between peers were seen or made.
-    pub has_certificates: bool,
+    /// What the certificates between members wait for, if for anything, and when they were last looked at.
+    pub renewal: Option<(Option<String>, Instant)>,
     /// A hash of the certificates that others keep, and when it was made.
     pub certificates: Option<(Option<String>, Instant)>,
     /// The configuration whose forerunners were deleted.

@@ -174,6 +174,17 @@ pub(crate) struct Plan {
     pub upgrading: Option<(String, String)>,
 }
 
+impl Plan {
+    /// A group that is as wanted but for the certificates between its members, which wait for something.
+    pub(crate) fn wait_for_certificates(&mut self, what: Option<String>) {
+        if let Some(what) = what
+            && self.progress == Progress::Complete
+        {
+            self.progress = Progress::Moving("RenewingCertificates", what);
+        }
+    }
+}
+
 /// Decides.
 pub(crate) fn plan(service: &Validated, observed: &Observed) -> Plan {
     let wanted = build::members(service);

@@ -262,10 +262,6 @@ fn complete(valid: &mut Validated, spec: &GroupSpec) {
         TlsMode::SelfIssued => Some(build::tls_secret_name(valid)),
         TlsMode::Secret => spec.tls.secret_ref.as_ref().map(|secret| secret.name.clone()),
     };
-    // Those that the operator issues do not change.
-    if spec.tls.mode == TlsMode::Secret {
-        valid.certificates_read_once.extend(valid.tls_secret.clone());
-    }
     let at = |file: &str| Path::new(PEER_TLS_DIR).join(file);
     valid.agent.peer_tls = valid.tls_secret.as_ref().map(|_| PeerTls {
         ca_file: at("ca.crt"),

@@ -283,6 +283,9 @@ pub struct NodeStatus {
     pub members: Vec<MemberInfo>,
     /// Why it needs help, in a sentence.
     pub alarm: Option<String>,
+    /// Which authorities and which certificate chain its new connections to peers count by: SHA-256 over both files, each
+    /// behind its length (64 bits, little-endian), in hexadecimal. None without TLS.
+    pub peer_certificates: Option<String>,
 }
 
 /// A member as the membership records it.
@@ -322,10 +325,10 @@ pub enum Durability {
     Relaxed,
 }
 
-/// Files for mutual TLS between peers, PEM.
+/// Files for mutual TLS between peers, PEM. Changed ones count within seconds, for new connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerTls {
-    /// The authority that signed every peer's certificate.
+    /// The authorities, one of which signed every peer's certificate.
     pub ca_file: PathBuf,
     /// This member's certificate chain.
     pub cert_file: PathBuf,

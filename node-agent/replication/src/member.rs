@@ -31,7 +31,7 @@ use crate::runtime::RaftRuntime;
 use crate::runtime::blocking;
 use crate::space::Space;
 use crate::timers::{config, timers};
-use crate::tls;
+use crate::tls::Certificates;
 use crate::{Answerer, Durability, Leadership, NodeId, NodeOptions, StartError, Told};
 
 /// Messages outside the log that wait for this member's service; further ones are dropped.
@@ -85,6 +85,8 @@ impl Running {
 pub(crate) struct Member {
     pub(crate) options: NodeOptions,
     pub(crate) data: DataDir,
+    /// What peers are shown, and who is trusted; plain TCP without it.
+    pub(crate) certificates: Option<Certificates>,
     pub(crate) applied: Arc<dyn Machine>,
     pub(crate) lease: Lease,
     pub(crate) leadership: watch::Sender<Leadership>,
@@ -125,9 +127,18 @@ impl Member {
             options.data_dir.display()
         )))?;
         let runtime = RaftRuntime::start().map_err(start_error("cannot start Raft's threads"))?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut certificates = None;
+        if let Some(files) = &options.tls {
+            let (read, follow) = Certificates::open(files).await?;
+            let follow = stop.clone().run_until_cancelled_owned(follow);
+            tasks.spawn_on(follow, &runtime.handle());
+            certificates = Some(read);
+        }
         let (told, told_receiver) = mpsc::channel(TOLD_QUEUE_MAX);
         let member = Arc::new(Self {
             data,
+            certificates,
             applied,
             lease: Lease::new(),
             leadership: watch::channel(Leadership::Follower { leader: None }).0,
@@ -136,8 +147,8 @@ impl Member {
             changed: watch::channel(()).0,
             failure: watch::channel(None).0,
             alarm: Mutex::new(None),
-            stop: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            stop,
+            tasks,
             step: tokio::sync::Mutex::new(()),
             running: OnceLock::new(),
             answerer: OnceLock::new(),
@@ -242,7 +253,7 @@ impl Member {
         let committed_at_start = wal.committed().map_or(0, |position| position.index);
         let peers = Peers::new(
             identity,
-            self.options.tls.as_ref().map(tls::client).transpose()?,
+            self.certificates.clone(),
             self.tasks.clone(),
             self.stop.clone(),
         );
@@ -432,16 +443,11 @@ impl Member {
         let service = peer_server::PeerServer::new(PeerServer::new(self.clone()))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        let mut server = Server::builder()
+        let router = Server::builder()
             .tcp_nodelay(true)
-            .http2_keepalive_interval(Some(incoming::PING_EVERY));
-        if let Some(tls) = &self.options.tls {
-            server = server
-                .tls_config(tls::server(tls)?)
-                .map_err(|error| StartError(format!("peer TLS: {error}")))?;
-        }
-        let router = server.add_service(service);
-        let stop = self.stop.clone();
+            .http2_keepalive_interval(Some(incoming::PING_EVERY))
+            .add_service(service);
+        let (stop, certificates) = (self.stop.clone(), self.certificates.clone());
         let serve = async move {
             #[cfg(not(simulation))]
             let listener = match TcpListener::from_std(listener) {
@@ -449,7 +455,7 @@ impl Member {
                 Err(error) => return warn!(%error, "the peer port closed"),
             };
             if let Err(error) = router
-                .serve_with_incoming_shutdown(incoming::accept(listener), stop.cancelled_owned())
+                .serve_with_incoming_shutdown(incoming::accept(listener, certificates), stop.cancelled_owned())
                 .await
             {
                 warn!(%error, "the peer port closed");

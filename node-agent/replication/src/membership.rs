@@ -18,6 +18,7 @@ use crate::raft::snapshot::SnapshotFile;
 use crate::raft::types::{MemberNode, TypeConfig};
 use crate::runtime::blocking;
 use crate::timers::timers;
+use crate::tls::Certificates;
 use crate::{MemberInfo, MembershipError, NodeId, NodeStatus, Role};
 
 /// How long a membership step may take: a change that waits for a quorum longer than this is reported as unknown.
@@ -40,9 +41,13 @@ pub(crate) fn status(member: &Member) -> NodeStatus {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
+    let certificates = member.certificates.as_ref();
+    let alarm = alarm.or_else(|| certificates?.alarm());
+    let peer_certificates = certificates.map(Certificates::digest);
     let Some(running) = member.running() else {
         return NodeStatus {
             alarm,
+            peer_certificates,
             ..NodeStatus::default()
         };
     };
@@ -83,6 +88,7 @@ pub(crate) fn status(member: &Member) -> NodeStatus {
                 .is_some(),
         members: members(&metrics),
         alarm: full.or(alarm),
+        peer_certificates,
     }
 }
 
@@ -414,6 +420,7 @@ impl Default for NodeStatus {
             ready: false,
             members: Vec::new(),
             alarm: None,
+            peer_certificates: None,
         }
     }
 }

@@ -205,6 +205,7 @@ impl Setup {
             ready: true,
             members: vec![info(2, other_address), info(1, own_address)],
             alarm: None,
+            peer_certificates: None,
         };
         let token = Some(TOKEN.to_owned());
         Self {

@@ -180,6 +180,7 @@ mod tests {
                 snapshot_index: 0,
                 members: vec![member(1), member(2), member(3)],
                 alarm: None,
+                peer_certificates: None,
                 service_detail: serde_json::Value::Null,
             }),
         };

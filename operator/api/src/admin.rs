@@ -86,6 +86,10 @@ pub struct MemberDetail {
     pub members: Vec<GroupMember>,
     /// Why it needs help, in a sentence (its log is corrupt, its disk is full); none when it is well.
     pub alarm: Option<String>,
+    /// Which authorities and which certificate chain its new connections to peers count by: SHA-256 over `peerTls.caFile`
+    /// and `peerTls.certFile`, each behind its length (64 bits, little-endian), in hexadecimal. None without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_certificates: Option<String>,
     /// What the service adds, for the status page (running transfers and the like).
     pub service_detail: serde_json::Value,
 }

@@ -325,11 +325,11 @@ pub enum Durability {
     Relaxed,
 }
 
-/// Files for mutual TLS between peers, PEM.
+/// Files for mutual TLS between peers, PEM. Changed ones count within seconds, for new connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerTls {
-    /// The authority that signed every peer's certificate.
+    /// The authorities, one of which signed every peer's certificate.
     pub ca_file: PathBuf,
     /// This member's certificate chain.
     pub cert_file: PathBuf,

@@ -97,6 +97,11 @@ pub(crate) fn token_secret_name(service: &Validated) -> String {
     format!("{}-token", service.name)
 }
 
+/// The authority of the certificates between peers, with its key: members do not get it.
+pub(crate) fn authority_secret_name(service: &Validated) -> String {
+    format!("{}-peer-ca", service.name)
+}
+
 /// The certificates between peers.
 pub(crate) fn tls_secret_name(service: &Validated) -> String {
     format!("{}-peer-tls", service.name)

@@ -1,5 +1,5 @@
-//! The secrets of a group: the token of requests that change something, and the certificates between peers. Both are
-//! made once.
+//! The secrets of a group: the token of requests that change something, which is made once, and the certificates between
+//! peers, which are renewed.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 
 use super::metadata;
-use super::names::{members_service_name, tls_secret_name, token_secret_name};
+use super::names::{authority_secret_name, members_service_name, tls_secret_name, token_secret_name};
 use crate::validate::Validated;
 
 /// The key, which is the mounted file's name.
@@ -26,11 +26,40 @@ pub(crate) fn token_secret(service: &Validated, token: &str, password_key: Optio
     secret
 }
 
+/// The authority of a group's certificates, PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authority {
+    /// Its certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// Certificates of those before it, which are still trusted.
+    pub previous: String,
+}
+
+/// The key of [`Authority::previous`].
+pub(crate) const PREVIOUS_KEY: &str = "previous.crt";
+
+/// The secret of the authority.
+pub(crate) fn authority_secret(service: &Validated, authority: &Authority) -> Secret {
+    let mut secret = secret(
+        service,
+        authority_secret_name(service),
+        [
+            ("tls.crt", authority.certificate.as_str()),
+            ("tls.key", &authority.key),
+            (PREVIOUS_KEY, &authority.previous),
+        ],
+    );
+    secret.type_ = Some("kubernetes.io/tls".to_owned());
+    secret
+}
+
 /// Certificates between peers, PEM.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PeerCertificates {
-    /// The authority's certificate.
-    pub authority: String,
+    /// The certificates of the authorities that members trust.
+    pub authorities: String,
     /// The members' certificate.
     pub certificate: String,
     /// The members' key.
@@ -43,7 +72,7 @@ pub(crate) fn peer_tls_secret(service: &Validated, certificates: &PeerCertificat
         service,
         tls_secret_name(service),
         [
-            ("ca.crt", certificates.authority.as_str()),
+            ("ca.crt", certificates.authorities.as_str()),
             ("tls.crt", &certificates.certificate),
             ("tls.key", &certificates.key),
         ],

@@ -12,6 +12,8 @@ use operator_api::membership::{Initialization, Step};
 use operator_api::resources::GroupStatus;
 use tokio::time::Instant;
 
+mod certificates;
+
 use super::{Context, chain};
 use crate::apply::{self, Apply, Hands};
 use crate::build::{self, Surroundings};
@@ -51,7 +53,7 @@ pub(super) async fn round<K: Group>(
         memory.offer.clone(),
     )
     .await;
-    let plan = plan::plan(&service, &observed);
+    let mut plan = plan::plan(&service, &observed);
     let outcome = if service.is_paused {
         Ok(Duration::MAX)
     } else {
@@ -64,11 +66,12 @@ pub(super) async fn round<K: Group>(
         };
         work.apply(memory, &mut secret).await
     };
+    plan.wait_for_certificates(certificates::waits_for(&service, memory));
     memory.secret = Some((secret.token, secret.initialization.clone()));
     let stands = memory.stands_since(&plan.progress, Instant::now());
     if plan.progress != Progress::Complete && stands > MOVING {
         // Perhaps because what was made once is gone.
-        (memory.secret, memory.has_certificates) = (None, false);
+        (memory.secret, memory.renewal) = (None, None);
     }
     // Somebody else's write at the same time is nothing to report.
     let problem = outcome
@@ -131,9 +134,8 @@ impl<K: Group> Work<'_, K> {
     /// Answers when to come back at the latest.
     async fn apply(&mut self, memory: &mut Memory, secret: &mut GroupSecret) -> Result<Duration, Apply> {
         let client = &self.context.shared.client;
-        if self.service.issues_certificates && !memory.has_certificates {
-            apply::certificates(client, self.service).await?;
-            memory.has_certificates = true;
+        if self.service.issues_certificates {
+            self.renew_certificates(memory).await?;
         }
         let standing = self.observed.stateful_set.as_ref();
         let certificates = standing.map(|standing| standing.certificates.clone());

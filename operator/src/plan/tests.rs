@@ -201,6 +201,7 @@ fn answer(ordinal: usize, node_id: Option<u64>) -> MemberStatus {
             members: Vec::new(),
             alarm: None,
             version: "1".to_owned(),
+            peer_certificates: None,
             service_detail: serde_json::Value::Null,
         }),
     }

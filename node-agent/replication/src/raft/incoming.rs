@@ -7,17 +7,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::{Future as _, Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[cfg(not(simulation))]
 pub(crate) use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+#[cfg(not(simulation))]
+use tokio_rustls::TlsStream;
+#[cfg(not(simulation))]
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 #[cfg(not(simulation))]
 use tonic::transport::server::TcpConnectInfo;
 #[cfg(simulation)]
 pub(crate) use turmoil::net::{TcpListener, TcpStream};
+
+use crate::tls::Certificates;
 
 /// A member holds a handful of connections to each other one; further ones wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 256;
@@ -28,29 +34,41 @@ pub(crate) const PING_EVERY: Duration = Duration::from_secs(5);
 /// After a failed accept, such as one for want of file descriptors.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// How long a caller may take to show its certificate.
+#[cfg(not(simulation))]
+const HELLO_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(not(simulation))]
+type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+#[cfg(not(simulation))]
+type From = TcpConnectInfo;
+#[cfg(simulation)]
+type Wire = TcpStream;
+#[cfg(simulation)]
+type From = ();
+
 /// One accepted connection.
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Wire,
+    from: From,
     silence: Pin<Box<Sleep>>,
     _slot: OwnedSemaphorePermit,
 }
 
-/// Accepts for ever.
-pub(crate) fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+/// Accepts for ever. Nobody waits for another one's hello.
+pub(crate) fn accept(
+    listener: TcpListener,
+    certificates: Option<Certificates>,
+) -> impl Stream<Item = io::Result<Connection>> {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    stream::unfold((listener, slots), async |(listener, slots)| {
+    let accepted = stream::unfold((listener, slots), async |(listener, slots)| {
         let slot = slots.clone().acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
                     // Only latency suffers without it.
                     stream.set_nodelay(true).ok();
-                    let connection = Connection {
-                        stream,
-                        silence: Box::pin(tokio::time::sleep(SILENCE_MAX)),
-                        _slot: slot,
-                    };
-                    return Some((Ok(connection), (listener, slots)));
+                    return Some(((stream, slot), (listener, slots)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a peer's connection");
@@ -58,22 +76,63 @@ pub(crate) fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<Con
                 }
             }
         }
-    })
+    });
+    accepted
+        .map(move |(stream, slot)| open(stream, slot, certificates.clone()))
+        .buffer_unordered(CONNECTIONS_MAX)
+        .filter_map(async |opened| match opened {
+            Ok(connection) => Some(Ok(connection)),
+            Err(error) => {
+                tracing::debug!(%error, "a caller at the peer port is no member");
+                None
+            }
+        })
 }
 
-#[cfg(simulation)]
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
+/// Makes a connection of an accepted stream.
 #[cfg(not(simulation))]
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+async fn open(
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    certificates: Option<Certificates>,
+) -> io::Result<Connection> {
+    let from = stream.connect_info();
+    let stream = match certificates {
+        None => Either::Left(stream),
+        Some(certificates) => {
+            let hello = tokio::time::timeout(HELLO_MAX, certificates.accept(stream));
+            Either::Right(Box::new(hello.await??))
+        }
+    };
+    Ok(Connection::new(stream, from, slot))
+}
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+/// A simulated network has no certificates.
+#[cfg(simulation)]
+async fn open(
+    stream: TcpStream,
+    slot: OwnedSemaphorePermit,
+    _certificates: Option<Certificates>,
+) -> io::Result<Connection> {
+    Ok(Connection::new(stream, (), slot))
+}
+
+impl Connection {
+    fn new(stream: Wire, from: From, slot: OwnedSemaphorePermit) -> Self {
+        Self {
+            stream,
+            from,
+            silence: Box::pin(tokio::time::sleep(SILENCE_MAX)),
+            _slot: slot,
+        }
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = From;
+
+    fn connect_info(&self) -> From {
+        self.from.clone()
     }
 }
 

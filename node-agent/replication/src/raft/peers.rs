@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 #[cfg(not(simulation))]
+use std::io;
+#[cfg(not(simulation))]
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+#[cfg(not(simulation))]
+use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+#[cfg(not(simulation))]
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 #[cfg(not(simulation))]
@@ -21,7 +27,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 #[cfg(not(simulation))]
 use tonic::transport::Uri;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tracing::debug;
 
@@ -32,6 +38,7 @@ use crate::raft::proto::Message;
 use crate::raft::proto::peer_client::PeerClient;
 #[cfg(not(simulation))]
 use crate::raft::whereabouts::Whereabouts;
+use crate::tls::Certificates;
 use crate::{AskError, NodeId, ReplyStream};
 
 /// Metadata that names the group, the caller and the member that is called.
@@ -42,6 +49,8 @@ pub(crate) const TO: &str = "quorate-to";
 pub(crate) const MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// How long a connection may take to open.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Beyond that, for both sides' signatures.
+const HELLO_TIMEOUT: Duration = Duration::from_millis(500);
 /// Connections that lead to another member are kept for so long at least.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// How often an open connection is probed, and how long the probe may take.
@@ -93,7 +102,7 @@ impl Interceptor for Stamp {
 /// The connections of one member to its peers; opened when first used, reopened when broken.
 pub(crate) struct Peers {
     identity: Identity,
-    tls: Option<ClientTlsConfig>,
+    tls: Option<Certificates>,
     links: Mutex<BTreeMap<NodeId, Link>>,
     /// Those that did not answer when they were last called.
     away: Mutex<BTreeSet<NodeId>>,
@@ -113,7 +122,7 @@ struct Link {
 impl Peers {
     pub(crate) fn new(
         identity: Identity,
-        tls: Option<ClientTlsConfig>,
+        tls: Option<Certificates>,
         tasks: TaskTracker,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -156,14 +165,15 @@ impl Peers {
         expect(unused_variables, reason = "a simulated network knows no other addresses")
     )]
     fn channel(&self, to: NodeId, address: &str) -> Result<Channel, tonic::transport::Error> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
-            .connect_timeout(CONNECT_TIMEOUT)
+        let connect_timeout = match self.tls {
+            None => CONNECT_TIMEOUT,
+            Some(_) => CONNECT_TIMEOUT + HELLO_TIMEOUT,
+        };
+        // Not `https`, for which tonic wants to speak TLS itself: with certificates that never change.
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
+            .connect_timeout(connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
-        if let Some(tls) = &self.tls {
-            endpoint = endpoint.tls_config(tls.clone())?;
-        }
         // By the real clock, which has no seed.
         #[cfg(simulation)]
         let endpoint = endpoint.http2_reset_stream_duration(Duration::from_secs(24 * 3600));
@@ -171,10 +181,17 @@ impl Peers {
         return Ok(endpoint.connect_with_connector_lazy(tower::service_fn(crate::simulation::connect)));
         #[cfg(not(simulation))]
         {
-            let whereabouts = self.whereabouts.clone();
+            let (whereabouts, tls) = (self.whereabouts.clone(), self.tls.clone());
             let connector = tower::service_fn(move |uri: Uri| {
-                let whereabouts = whereabouts.clone();
-                async move { whereabouts.connect(to, &uri).await }
+                let (whereabouts, tls) = (whereabouts.clone(), tls.clone());
+                async move {
+                    let stream = whereabouts.connect(to, &uri).await?;
+                    let stream = match tls {
+                        None => Either::Left(stream),
+                        Some(tls) => Either::Right(tls.connect(stream).await?),
+                    };
+                    io::Result::Ok(TokioIo::new(stream))
+                }
             });
             Ok(endpoint.connect_with_connector_lazy(connector))
         }

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Uri;
@@ -52,7 +51,7 @@ impl Whereabouts {
     ///
     /// # Errors
     /// Those of the name's lookup and of the connection to it.
-    pub(crate) async fn connect(&self, peer: NodeId, to: &Uri) -> io::Result<TokioIo<TcpStream>> {
+    pub(crate) async fn connect(&self, peer: NodeId, to: &Uri) -> io::Result<TcpStream> {
         // An IPv6 address is in brackets there.
         let host = to
             .host()
@@ -72,7 +71,7 @@ impl Whereabouts {
         };
         // Only latency suffers without it.
         stream.set_nodelay(true).ok();
-        Ok(TokioIo::new(stream))
+        Ok(stream)
     }
 }
 
@@ -88,7 +87,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let to = format!("http://localhost:{port}").parse().unwrap();
         let stream = whereabouts.connect(PEER, &to).await.ok()?;
-        Some(stream.inner().peer_addr().unwrap().ip())
+        Some(stream.peer_addr().unwrap().ip())
     }
 
     #[tokio::test]

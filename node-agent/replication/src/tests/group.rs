@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod backup;
+mod certificates;
 
 /// Long enough for any machine; reaching it is a failure, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -399,53 +400,6 @@ async fn messages_and_questions_reach_the_peers() {
         .collect();
     assert!(leader.replica.is_quorum(&ids));
     assert!(!leader.replica.is_quorum(&[leader.replica.id()].into()));
-}
-
-fn write_tls(directory: &Path) -> PeerTls {
-    let authority = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = params.self_signed(&authority).unwrap();
-    let issuer = rcgen::Issuer::new(params, authority);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let leaf = rcgen::CertificateParams::new(vec!["peer.quorate".to_owned()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
-    let write = |name: &str, text: String| {
-        let path = directory.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    };
-    PeerTls {
-        ca_file: write("ca.pem", root.pem()),
-        cert_file: write("cert.pem", leaf.pem()),
-        key_file: write("key.pem", key.serialize_pem()),
-        server_name: "peer.quorate".to_owned(),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn peers_speak_mutual_tls_and_refuse_plain_callers() {
-    let mut group = Group::new();
-    group.tls = Some(write_tls(group.directory.path()));
-    let mut group = group.of_three().await;
-    group.propose("sealed").await;
-    group.everyone_has("sealed").await;
-    // A member without certificates cannot follow.
-    group.tls = None;
-    group.start(3).await;
-    let options = group.members[&3].options.clone();
-    let leader = group.leader().await;
-    let identity = leader
-        .node
-        .add_learner(options.name, options.peer_advertise, options.admin_advertise)
-        .await
-        .unwrap();
-    group.members[&3].node.join(identity).await.unwrap();
-    let refused = leader.replica.ask(identity.node_id, Bytes::new()).await;
-    assert!(refused.is_err());
-    assert!(group.members[&3].replica.local(|ledger| ledger.lines.is_empty()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

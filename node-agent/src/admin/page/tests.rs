@@ -36,6 +36,7 @@ fn status(detail: serde_json::Value) -> MemberStatus {
             snapshot_index: 1000,
             members: vec![member(1, Some(1234)), member(2, Some(1232)), member(3, Some(4))],
             alarm: None,
+            peer_certificates: None,
             service_detail: detail,
         }),
     }

@@ -49,6 +49,7 @@ fn status(name: &str, node_id: Option<u64>, leads: bool, members: &[GroupMember]
             snapshot_index: 0,
             members: members.to_vec(),
             alarm: None,
+            peer_certificates: None,
             service_detail: serde_json::Value::Null,
         }),
     }

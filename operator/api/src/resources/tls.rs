@@ -18,8 +18,7 @@ pub struct TlsSpec {
     #[serde(default)]
     pub mode: TlsMode,
     /// A Secret with `ca.crt`, `tls.crt` and `tls.key`, which all members share; cert-manager writes such Secrets.
-    /// The certificate must carry the DNS name `<name>-members.<namespace>.svc`. When it changes, members are replaced one
-    /// by one.
+    /// The certificate must carry the DNS name `<name>-members.<namespace>.svc`. Members follow its changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalName>,
 }
@@ -39,7 +38,7 @@ pub enum TlsMode {
     /// Members talk plain TCP.
     #[default]
     Disabled,
-    /// The operator issues them.
+    /// The operator issues and renews them.
     SelfIssued,
     /// From a Secret that others keep.
     Secret,
