@@ -42,6 +42,21 @@ pub struct BackupHeader {
     pub index: u64,
     /// The newest time stamp that was applied, in milliseconds since the Unix epoch.
     pub unix_ms: u64,
+    /// What members share outside of the state and read it with, as [`Keeper::secret`] gives it; none where there is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}
+
+/// Looks after what a service's members share outside of the replicated state, and without which a part of it cannot be read.
+pub trait Keeper: Send + Sync {
+    /// What goes into a backup beside the state; none when there is nothing.
+    fn secret(&self) -> Option<String>;
+
+    /// The state of a backup as members of this group can read it.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing, when they could not.
+    fn adopt(&self, state: Bytes, secret: Option<&str>) -> Result<Bytes, String>;
 }
 
 impl BackupHeader {
@@ -217,6 +232,7 @@ mod tests {
                 member: "kv-0".to_owned(),
                 index: 9,
                 unix_ms: 5,
+                secret: None,
             },
             state: Bytes::from_static(b"state"),
         }
@@ -231,6 +247,12 @@ mod tests {
         assert_eq!(&bytes[16..16 + header.len()], header.as_bytes());
         assert_eq!(&bytes[16 + header.len()..], b"state");
         assert_eq!(Backup::decode(&bytes).unwrap(), backup());
+        let mut sealed = backup();
+        sealed.header.secret = Some("key".to_owned());
+        let bytes = sealed.encode();
+        let header = header.replace('}', r#","secret":"key"}"#);
+        assert_eq!(&bytes[16..16 + header.len()], header.as_bytes());
+        assert_eq!(Backup::decode(&bytes).unwrap(), sealed);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tracing::info;
 use uuid::Uuid;
 
-use crate::backup::{Backup, BackupHeader, RestoreFrom};
+use crate::backup::{Backup, BackupHeader, Keeper, RestoreFrom};
 use crate::identity::{Identity, Stored};
 use crate::member::Member;
 use crate::membership::become_member;
@@ -26,7 +26,7 @@ pub(crate) async fn found(member: &Arc<Member>, group_id: Uuid) -> Result<Identi
     let (node_id, snapshot) = match &member.options.restore {
         None => (FOUNDER, None),
         Some(from) => {
-            let backup = read(member.applied.clone(), from.clone()).await?;
+            let backup = read(member.applied.clone(), member.keeper(), from.clone()).await?;
             info!(
                 file = %from.file.display(),
                 from_group = %backup.header.group_id,
@@ -45,15 +45,24 @@ pub(crate) async fn found(member: &Arc<Member>, group_id: Uuid) -> Result<Identi
 }
 
 /// Reads a backup and makes sure that a member can begin with it.
-async fn read(machine: Arc<dyn Machine>, from: RestoreFrom) -> Result<Backup, MembershipError> {
+async fn read(
+    machine: Arc<dyn Machine>,
+    keeper: Option<Arc<dyn Keeper>>,
+    from: RestoreFrom,
+) -> Result<Backup, MembershipError> {
     let checked = move || {
-        let backup = Backup::read(&from.file).map_err(|error| error.to_string())?;
+        let mut backup = Backup::read(&from.file).map_err(|error| error.to_string())?;
         backup
             .check_service(&from.service)
             .map_err(|error| error.to_string())?;
         machine
             .check(&backup.state)
             .map_err(|error| format!("the backup cannot be used: {error}"))?;
+        if let Some(keeper) = keeper {
+            backup.state = keeper
+                .adopt(backup.state, backup.header.secret.as_deref())
+                .map_err(|why| format!("the backup cannot be used: {why}"))?;
+        }
         Ok(backup)
     };
     tokio::task::spawn_blocking(checked)
@@ -88,6 +97,7 @@ pub(crate) async fn backup(
         }
     }
     let (applied, name) = (member.applied.clone(), member.options.name.clone());
+    let secret = member.keeper().and_then(|keeper| keeper.secret());
     let encode = move || {
         let (index, unix_ms, state) = applied.view();
         let header = BackupHeader {
@@ -97,6 +107,7 @@ pub(crate) async fn backup(
             member: name,
             index,
             unix_ms,
+            secret,
         };
         (state.len() <= SNAPSHOT_BYTES_MAX).then(|| {
             let state = state.into();

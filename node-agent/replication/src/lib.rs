@@ -36,7 +36,7 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use backup::{Backup, BackupError, BackupHeader, RestoreFrom};
+pub use backup::{Backup, BackupError, BackupHeader, Keeper, RestoreFrom};
 pub use identity::Identity;
 pub use node::Node;
 pub use raft::leadership::Lease;

@@ -14,6 +14,7 @@ use tonic::transport::Server;
 use tracing::{info, warn};
 use wal::Wal;
 
+use crate::backup::Keeper;
 use crate::compaction::Compaction;
 use crate::identity::{DataDir, Identity, Stored};
 use crate::raft::incoming::{self, TcpListener};
@@ -104,6 +105,7 @@ pub(crate) struct Member {
     pub(crate) step: tokio::sync::Mutex<()>,
     running: OnceLock<Running>,
     answerer: OnceLock<Answerer>,
+    keeper: OnceLock<Arc<dyn Keeper>>,
     told: mpsc::Sender<Told>,
     told_receiver: Mutex<Option<mpsc::Receiver<Told>>>,
     runtime: tokio::runtime::Handle,
@@ -152,6 +154,7 @@ impl Member {
             step: tokio::sync::Mutex::new(()),
             running: OnceLock::new(),
             answerer: OnceLock::new(),
+            keeper: OnceLock::new(),
             told,
             told_receiver: Mutex::new(Some(told_receiver)),
             runtime: runtime.handle(),
@@ -177,6 +180,16 @@ impl Member {
     pub(crate) fn set_answerer(&self, answerer: Answerer) {
         if self.answerer.set(answerer).is_err() {
             warn!("a second answerer was installed and is ignored");
+        }
+    }
+
+    pub(crate) fn keeper(&self) -> Option<Arc<dyn Keeper>> {
+        self.keeper.get().cloned()
+    }
+
+    pub(crate) fn set_keeper(&self, keeper: Arc<dyn Keeper>) {
+        if self.keeper.set(keeper).is_err() {
+            warn!("a second keeper was installed and is ignored");
         }
     }
 
@@ -455,7 +468,10 @@ impl Member {
                 Err(error) => return warn!(%error, "the peer port closed"),
             };
             if let Err(error) = router
-                .serve_with_incoming_shutdown(incoming::accept(listener, certificates), stop.cancelled_owned())
+                .serve_with_incoming_shutdown(
+                    incoming::accept(listener, certificates),
+                    stop.cancelled_owned(),
+                )
                 .await
             {
                 warn!(%error, "the peer port closed");

@@ -12,6 +12,7 @@ use openraft::error::{ClientWriteError, Fatal, LinearizableReadError, RaftError}
 use openraft::{Instant as _, LinearizerOption, ServerState};
 use tokio::sync::{mpsc, watch};
 
+use crate::backup::Keeper;
 use crate::member::{Member, Running};
 use crate::raft::leadership::Lease;
 use crate::raft::log_store::stored;
@@ -284,6 +285,11 @@ impl<S: State> Replica<S> {
             Some((running, node)) => Box::pin(running.peers.ask(peer, &node.peer_address, request)),
             None => Box::pin(async move { Err(AskError(format!("node {peer} is not a member"))) }),
         }
+    }
+
+    /// Installs who looks after what members share outside of the state; at most once, and before the group is founded.
+    pub fn keep_with(&self, keeper: Arc<dyn Keeper>) {
+        self.member.set_keeper(keeper);
     }
 
     /// Installs what answers the peers' [`Replica::ask`]; at most once.

@@ -200,6 +200,7 @@ mod tests {
             member: "kv-0".to_owned(),
             index: 9,
             unix_ms: 5,
+            secret: None,
         };
         let state = Bytes::from_static(b"state");
         Backup { header, state }.encode()

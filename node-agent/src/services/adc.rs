@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adc::message::are_addresses;
-use adc::server::{Desk, PasswordKey, Shown, Tls};
+use adc::server::{Desk, Keeper, PasswordKey, Shown, Tls};
 use adc::session::bot::ban_target;
 use adc::session::{About, Hybrid, Rate, Rates, Settings};
 use adc::state::{BanTarget, Limits};
@@ -47,6 +47,7 @@ pub(super) async fn start(
         .map_err(|reason| anyhow!("adc option tls: {reason}"))?;
     let fingerprint = tls.as_ref().map(|tls| tls.fingerprint.clone());
     let (node, replica) = start_node::<Adc>(config).await?;
+    replica.keep_with(Arc::new(Keeper::new(password_key.clone())));
     let socket = sockets
         .take_tcp_listener(0)
         .context("taking the client socket passed by the parent")?;

@@ -69,7 +69,8 @@ fn accepts((kind, resource): &Found, header: &Header) -> anyhow::Result<()> {
     let title = format!("{}/{}", kind.kind, resource.name_any());
     let service = match kind.kind {
         "KvCluster" => "kv",
-        _ => bail!("{title} cannot begin with a backup: only a KvCluster can"),
+        "AdcHub" => "adc",
+        _ => bail!("{title} cannot begin with a backup: only a KvCluster and an AdcHub can"),
     };
     ensure!(
         header.service == service,

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use operator_api::ServiceKind;
 use operator_api::config::{AdcConfig, AdcHybrid, AdcTls, ServiceConfig};
-use operator_api::resources::{AdcHub, Frontends, GroupSpec, GroupStatus};
+use operator_api::resources::{AdcHub, Frontends, GroupSpec, GroupStatus, RestoreFrom};
 
 use super::{
     CERTIFICATE, CERTIFICATE_KEY, CLIENT_TLS_DIR, ClientPort, Group, Mount, bytes, client_tls_mount, number,
-    secret_mount,
+    restore, secret_mount,
 };
 use crate::build::PASSWORD_KEY;
 use crate::validate::{Invalid, TOKEN_DIR};
@@ -100,7 +100,12 @@ impl Group for AdcHub {
         users
             .into_iter()
             .chain(client_tls_mount(self.spec.client_tls.as_ref()))
+            .chain(self.restore_from().and_then(restore::mount))
             .collect()
+    }
+
+    fn restore_from(&self) -> Option<&RestoreFrom> {
+        self.spec.restore_from.as_ref()
     }
 
     fn certificates_read_once(&self) -> Option<&str> {

@@ -59,17 +59,22 @@ const FILE: &str = "backup";
 #[cfg(test)]
 mod tests {
     use operator_api::AgentConfig;
-    use operator_api::resources::KvCluster;
+    use operator_api::resources::{AdcHub, KvCluster};
     use serde_json::json;
 
     use crate::build::{self, Surroundings};
+    use crate::kinds::Group;
     use crate::plan::Certificates;
     use crate::validate::{IpFamily, Settings, validate};
 
     /// The members' configuration, and their pods.
     fn members(from: serde_json::Value) -> (AgentConfig, serde_json::Value) {
-        let resource: KvCluster = serde_json::from_value(json!({
-            "apiVersion": "quorate.dev/v1alpha1", "kind": "KvCluster",
+        members_of::<KvCluster>("KvCluster", from)
+    }
+
+    fn members_of<K: Group>(kind: &str, from: serde_json::Value) -> (AgentConfig, serde_json::Value) {
+        let resource: K = serde_json::from_value(json!({
+            "apiVersion": "quorate.dev/v1alpha1", "kind": kind,
             "metadata": {"name": "settings", "namespace": "racks"}, "spec": {"restoreFrom": from},
         }))
         .unwrap();
@@ -95,6 +100,14 @@ mod tests {
     fn volume(pod: &serde_json::Value) -> Option<&serde_json::Value> {
         let volumes = pod["volumes"].as_array().unwrap();
         volumes.iter().find(|volume| volume["name"] == "restore")
+    }
+
+    #[test]
+    fn members_of_a_hub_find_it_there_too() {
+        let from = json!({"type": "Secret", "secret": {"name": "old"}});
+        let (config, pod) = members_of::<AdcHub>("AdcHub", from.clone());
+        assert_eq!(config.restore_from, members(from).0.restore_from);
+        assert_eq!(volume(&pod).unwrap()["secret"]["secretName"], json!("old"));
     }
 
     #[test]

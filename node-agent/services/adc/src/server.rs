@@ -5,6 +5,7 @@ mod counters;
 mod desk;
 mod events;
 mod hub;
+mod keeper;
 mod link;
 mod listener;
 mod relays;
@@ -24,6 +25,7 @@ use tracing::{info, warn};
 
 pub use counters::{Metrics, Shown};
 pub use desk::{Desk, DeskError, Registration};
+pub use keeper::Keeper;
 pub use tls::Tls;
 
 use crate::session::Settings;
@@ -84,6 +86,7 @@ pub struct Options {
 }
 
 /// The key of passwords at rest.
+#[derive(Clone)]
 pub struct PasswordKey(pub [u8; KEY_BYTES]);
 
 impl std::fmt::Debug for PasswordKey {

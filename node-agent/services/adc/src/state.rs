@@ -134,6 +134,21 @@ impl AdcState {
         self.accounts.values()
     }
 
+    /// Seals every password anew, with what makes the new seal of a nick, in the form in which nicks are compared, and the
+    /// old seal.
+    ///
+    /// # Errors
+    /// The first of `reseal`.
+    pub fn reseal<E>(
+        &mut self,
+        mut reseal: impl FnMut(&str, &SealedPassword) -> Result<SealedPassword, E>,
+    ) -> Result<(), E> {
+        for (folded, account) in &mut self.accounts {
+            account.password = reseal(folded, &account.password)?;
+        }
+        Ok(())
+    }
+
     /// The accounts that are there because the file of registered users names them, in the form in which nicks are
     /// compared.
     pub fn listed(&self) -> impl ExactSizeIterator<Item = &str> {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::group::{GroupSpec, LocalName};
 use super::quantity::{Quantity, bytes_schema};
+use super::restore::RestoreFrom;
 use super::status::GroupStatus;
 use super::tls::ClientTls;
 use crate::config::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcRate};
@@ -40,8 +41,12 @@ use crate::config::{AdcConfig, AdcFloodLimits, AdcFrontends, AdcRate};
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
         .message("the name must begin with a letter and have only lowercase letters, digits and '-': it names Services")
 )]
-#[x_kube(validation = Rule::new("!self.service.hostNetwork || self.scheduling.spread == 'Required'")
-    .message("`scheduling.spread` must be 'Required' with `service.hostNetwork`: members on one node would want the same ports"))]
+#[x_kube(
+    validation = Rule::new("!self.service.hostNetwork || self.scheduling.spread == 'Required'")
+        .message("`scheduling.spread` must be 'Required' with `service.hostNetwork`: members on one node would want the same ports"),
+    validation = Rule::new("!has(self.restoreFrom) || (has(oldSelf.restoreFrom) && self.restoreFrom == oldSelf.restoreFrom)")
+        .message("`restoreFrom` may be taken out, but not be added or changed: it is for a new group")
+)]
 pub struct AdcHubSpec {
     /// What all kinds share.
     #[serde(flatten)]
@@ -65,6 +70,9 @@ pub struct AdcHubSpec {
     /// Bounds of what clients may do and of what members keep.
     #[serde(default)]
     pub limits: AdcLimits,
+    /// A backup that the hub begins with: its registered users, bans, topic and history. Without it the hub begins empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<RestoreFrom>,
 }
 
 /// What the hub is and says.
