@@ -11,6 +11,7 @@ use wal::Wal;
 
 use crate::raft::codec;
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
+use crate::runtime::blocking;
 
 /// Bytes of entries that one read for a peer returns at most; at least one entry is returned.
 const READ_BYTES_MAX: usize = 2 << 20;
@@ -26,9 +27,18 @@ impl LogStore {
         Self { wal }
     }
 
-    fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
-        self.wal.entries(range, bytes_max)?.iter().map(decode).collect()
+    async fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        if self.wal.is_in_memory(range.start) {
+            return decoded(&self.wal, range, bytes_max);
+        }
+        // Heartbeats do not wait for the disk.
+        let wal = self.wal.clone();
+        blocking(move || decoded(&wal, range, bytes_max)).await?
     }
+}
+
+fn decoded(wal: &Wal, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
+    wal.entries(range, bytes_max)?.iter().map(decode).collect()
 }
 
 /// Waits until the log has stored what `submit` queued.
@@ -72,11 +82,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         &mut self,
         range: RB,
     ) -> io::Result<Vec<Entry>> {
-        self.read(bounds(&range), usize::MAX)
+        self.read(bounds(&range), usize::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        let entries = self.read(start..end, READ_BYTES_MAX)?;
+        let entries = self.read(start..end, READ_BYTES_MAX).await?;
         // The first ones may have been purged meanwhile. openraft would send the others as if they followed: a gap.
         let is_whole = entries.first().is_none_or(|first| first.log_id.index == start);
         Ok(if is_whole { entries } else { Vec::new() })

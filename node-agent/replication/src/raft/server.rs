@@ -15,6 +15,7 @@ use crate::raft::peers::{FROM, GROUP, TO};
 use crate::raft::proto::{self, Appended, peer_server};
 use crate::raft::snapshot;
 use crate::raft::types::{Snapshot, TypeConfig};
+use crate::runtime::blocking;
 use crate::{NodeId, Told};
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -153,11 +154,15 @@ impl peer_server::Peer for PeerServer {
         }
         let bytes = bytes.freeze();
         // Damaged on the way or of an unknown version: refused here, where it harms nobody.
-        let parts = snapshot::decode(&bytes).map_err(|error| Status::data_loss(error.to_string()))?;
-        self.member
-            .applied
-            .check(&parts.state)
-            .map_err(|error| Status::data_loss(error.to_string()))?;
+        let (applied, checked) = (self.member.applied.clone(), bytes.clone());
+        let parts = blocking(move || {
+            let parts = snapshot::decode(&checked).map_err(|error| error.to_string())?;
+            applied.check(&parts.state).map_err(|error| error.to_string())?;
+            Ok::<_, String>(parts)
+        })
+        .await
+        .map_err(stopped)?
+        .map_err(Status::data_loss)?;
         running.check_space_for(bytes.len())?;
         let snapshot = Snapshot {
             meta: parts.meta,

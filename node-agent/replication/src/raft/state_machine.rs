@@ -1,7 +1,7 @@
 //! A service's state under Raft: applies entries in log order, in memory; snapshots are files.
 
 use std::io;
-use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,11 +19,20 @@ use crate::{LogTime, RestoreError, State};
 /// How long the builder waits before it tries again to write a snapshot for which there was no space.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
+/// A reader that holds the state longer than so many tries take is one of the long ones.
+const SHORT_READS: u32 = 200;
+/// Before the state is tried again while one of these holds it.
+const LONG_READ_PAUSE: Duration = Duration::from_millis(1);
+/// After so many tries more the entry gets in line, before further readers: many short ones can hold the state without a gap.
+const LONG_READS: u32 = 1000;
+
 /// What Raft does with a state, whichever service's it is: openraft's code exists once for all of them.
 pub(crate) trait Machine: Send + Sync {
     /// The last applied log id, and the membership as of then.
     fn position(&self) -> (Option<LogId>, StoredMembership);
-    /// Applies the next entry.
+    /// Applies the next entry; none when a reader holds the state, and then the payload is left.
+    fn try_apply(&self, id: LogId, payload: &mut Option<EntryPayload>) -> Option<io::Result<Reply>>;
+    /// The same; waits for the readers, and lets further ones wait.
     fn apply(&self, id: LogId, payload: EntryPayload) -> io::Result<Reply>;
     /// The last applied index; changes after each batch.
     fn index(&self) -> watch::Receiver<u64>;
@@ -90,6 +99,15 @@ impl<S: State> Machine for Applied<S> {
     fn position(&self) -> (Option<LogId>, StoredMembership) {
         let held = self.read_held();
         (held.last, held.membership.clone())
+    }
+
+    fn try_apply(&self, id: LogId, payload: &mut Option<EntryPayload>) -> Option<io::Result<Reply>> {
+        let mut held = match self.held.try_write() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        payload.take().map(|payload| held.apply(id, payload))
     }
 
     fn apply(&self, id: LogId, payload: EntryPayload) -> io::Result<Reply> {
@@ -183,6 +201,24 @@ impl StateMachine {
     pub(crate) fn new(applied: Arc<dyn Machine>, file: SnapshotFile) -> Self {
         Self { applied, file }
     }
+
+    /// Raft has one thread, and heartbeats need it: a reader that holds the state for long (a backup) is waited for without it.
+    async fn apply_one(&self, id: LogId, payload: EntryPayload) -> io::Result<Reply> {
+        let mut payload = Some(payload);
+        for tries in 0..SHORT_READS + LONG_READS {
+            if let Some(reply) = self.applied.try_apply(id, &mut payload) {
+                return reply;
+            }
+            if tries < SHORT_READS {
+                tokio::task::yield_now().await;
+            } else {
+                tokio::time::sleep(LONG_READ_PAUSE).await;
+            }
+        }
+        let (applied, payload) = (self.applied.clone(), payload.take());
+        let payload = payload.expect("a try that fails leaves it");
+        blocking(move || applied.apply(id, payload)).await?
+    }
 }
 
 /// A view of the state, encoded, on its way into the snapshot file.
@@ -230,7 +266,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let reply = self.applied.apply(entry.log_id, entry.payload)?;
+            let reply = self.apply_one(entry.log_id, entry.payload).await?;
             if let Some(responder) = responder {
                 responder.send(reply);
             }
@@ -240,7 +276,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        let (meta, bytes) = self.applied.snapshot();
+        let applied = self.applied.clone();
+        // Fails only when it panics, and then it does so here, too.
+        let (meta, bytes) = match blocking(move || applied.snapshot()).await {
+            Ok(snapshot) => snapshot,
+            Err(_) => self.applied.snapshot(),
+        };
         SnapshotBuilder {
             meta,
             bytes,
@@ -249,36 +290,39 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, bytes: Bytes) -> io::Result<()> {
-        let parts = Parts {
-            meta: meta.clone(),
-            ..snapshot::decode(&bytes)?
-        };
-        let take_over = self
-            .applied
-            .prepare(parts)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let file = self.file.clone();
-        // At start openraft installs the snapshot that was just read; it need not be written again.
-        blocking(move || match file.read()? {
-            Some(current) if current == bytes => Ok(()),
-            _ => file.write(&bytes),
+        let (applied, file, meta) = (self.applied.clone(), self.file.clone(), meta.clone());
+        blocking(move || {
+            let parts = Parts {
+                meta,
+                ..snapshot::decode(&bytes)?
+            };
+            let take_over = applied
+                .prepare(parts)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            // At start openraft installs the snapshot that was just read; it need not be written again.
+            match file.read()? {
+                Some(current) if current == bytes => {}
+                _ => file.write(&bytes)?,
+            }
+            take_over();
+            Ok::<_, io::Error>(())
         })
         .await??;
-        take_over();
         self.applied.publish();
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let file = self.file.clone();
-        let bytes = blocking(move || file.read()).await??;
-        bytes
-            .map(|bytes| {
-                Ok(Snapshot {
-                    meta: snapshot::decode(&bytes)?.meta,
-                    snapshot: bytes,
-                })
-            })
-            .transpose()
+        let read = move || -> io::Result<Option<Snapshot>> {
+            let Some(bytes) = file.read()? else {
+                return Ok(None);
+            };
+            Ok(Some(Snapshot {
+                meta: snapshot::decode(&bytes)?.meta,
+                snapshot: bytes,
+            }))
+        };
+        blocking(read).await?
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 
 mod backup;
 mod certificates;
+mod reading;
 
 /// Long enough for any machine; reaching it is a failure, not a measurement.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,7 +158,12 @@ impl Group {
     }
 
     async fn everyone_has(&self, line: &str) {
-        for member in self.members.values() {
+        self.has(line, |_| true).await;
+    }
+
+    /// Waits until all of these members show the line.
+    async fn has(&self, line: &str, which: impl Fn(&Member) -> bool) {
+        for member in self.members.values().filter(|member| which(member)) {
             let mut applied = member.replica.applied();
             within("replication", async {
                 while !member

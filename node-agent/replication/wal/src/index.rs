@@ -217,6 +217,11 @@ impl Index {
         sources
     }
 
+    /// Whether no entry from this one on has to be read from the disk.
+    pub(crate) fn is_in_memory(&self, index: u64) -> bool {
+        index >= self.end() - self.window.len() as u64
+    }
+
     /// Bytes of the payloads of all entries after this one.
     pub(crate) fn bytes_after(&self, index: u64) -> u64 {
         let before = (index + 1).saturating_sub(self.first);

@@ -317,6 +317,12 @@ impl Wal {
         Ok(true)
     }
 
+    /// Whether [`Wal::entries`] finds all from this index on in memory, so that it does not block on the disk.
+    #[must_use]
+    pub fn is_in_memory(&self, index: u64) -> bool {
+        self.handle.shared.lock().index.is_in_memory(index)
+    }
+
     /// The last vote given to [`Wal::save_vote`].
     #[must_use]
     pub fn vote(&self) -> Option<Vote> {

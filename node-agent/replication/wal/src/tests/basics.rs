@@ -113,6 +113,10 @@ fn everything_is_there_after_reopening() {
     assert_eq!(wal.entries(12..20, 1500).unwrap().len(), 2);
     assert_eq!(wal.entries(12..20, 0).unwrap().len(), 1);
     assert!(wal.entries(0..10, 1500).unwrap().is_empty());
+    // The youngest ones are in memory, as far as it may hold them, and what does not exist yet is not on the disk.
+    assert!(!wal.is_in_memory(10));
+    assert!(wal.is_in_memory(29));
+    assert!(wal.is_in_memory(30));
 }
 
 #[test]
