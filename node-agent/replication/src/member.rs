@@ -270,7 +270,7 @@ impl Member {
             self.tasks.clone(),
             self.stop.clone(),
         );
-        let network = Network::new(peers.clone(), identity.node_id);
+        let network = Network::new(peers.clone(), identity.node_id, wal.clone());
         let log_store = LogStore::new(wal.clone());
         let state_machine = StateMachine::new(self.applied.clone(), SnapshotFile::new(self.data.path()));
         let config = Arc::new(config(self.options.timing, &identity.group_id)?);

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use openraft::raft::{
 };
 use openraft::{OptionalSend, RPCTypes};
 use tonic::{Code, Status, Streaming};
+use wal::Wal;
 
 use crate::NodeId;
 use crate::raft::peers::{Client, Lane, Peers};
@@ -35,17 +36,20 @@ type RpcError = RPCError<TypeConfig>;
 pub(crate) struct Network {
     peers: Arc<Peers>,
     from: NodeId,
+    wal: Wal,
 }
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>, from: NodeId) -> Self {
-        Self { peers, from }
+    /// `wal` is this member's log.
+    pub(crate) fn new(peers: Arc<Peers>, from: NodeId, wal: Wal) -> Self {
+        Self { peers, from, wal }
     }
 
     fn link(&self, target: NodeId, node: &MemberNode, lane: Lane) -> Link {
         Link {
             peers: self.peers.clone(),
             from: self.from,
+            wal: self.wal.clone(),
             target,
             address: node.peer_address.clone(),
             lane,
@@ -73,6 +77,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub(crate) struct Link {
     peers: Arc<Peers>,
     from: NodeId,
+    wal: Wal,
     target: NodeId,
     address: String,
     lane: Lane,
@@ -136,9 +141,18 @@ fn converted<T>(value: Result<T, Status>) -> Result<T, RpcError> {
     value.map_err(|status| sort(&status))
 }
 
+/// Whether a request is empty because what its target needs next was purged. openraft sends such a one when that happens
+/// beneath a stream, and would for ever: only when the stream fails does it see that the target needs a snapshot.
+fn lacks_what_follows(request: &AppendEntriesRequest<TypeConfig>, purged: Option<wal::Position>) -> bool {
+    let next = request.prev_log_id.map_or(0, |prev| prev.index + 1);
+    request.entries.is_empty() && purged.is_some_and(|purged| next <= purged.index)
+}
+
 /// A pipelined append: requests that were taken, replies that came, and the stream of replies.
 struct Pipeline {
     taken: Arc<AtomicU64>,
+    /// The requests ended: [`lacks_what_follows`].
+    lacking: Arc<AtomicBool>,
     answered: u64,
     replies: Streaming<proto::AppendReply>,
     stalled: Timeout<TypeConfig>,
@@ -152,6 +166,10 @@ impl Pipeline {
                 Ok(Ok(Some(reply))) => {
                     self.answered += 1;
                     Some(converted(Appended::try_from(reply)))
+                }
+                Ok(Ok(None)) if self.lacking.load(Ordering::Relaxed) => {
+                    let why = "what follows was purged: a snapshot is needed";
+                    Some(Err(NetworkError::from_string(why).into()))
                 }
                 Ok(Ok(None)) => None,
                 Ok(Err(status)) => Some(Err(sort(&status))),
@@ -199,9 +217,15 @@ impl RaftNetworkV2<TypeConfig> for Link {
                 let nothing: BoxStream<'s, _> = Box::pin(stream::empty());
                 return Ok(nothing);
             };
-            let taken = Arc::new(AtomicU64::new(0));
-            let counter = taken.clone();
-            let requests = stream::iter([first]).chain(input).map(move |request| {
+            let (taken, lacking) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+            let (counter, lacks, wal) = (taken.clone(), lacking.clone(), self.wal.clone());
+            let requests = stream::iter([first]).chain(input);
+            let requests = requests.take_while(move |request| {
+                let is_lacking = lacks_what_follows(request, wal.purged());
+                lacks.fetch_or(is_lacking, Ordering::Relaxed);
+                futures::future::ready(!is_lacking)
+            });
+            let requests = requests.map(move |request| {
                 counter.fetch_add(1, Ordering::Relaxed);
                 proto::AppendRequest::from(request)
             });
@@ -216,6 +240,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
             let stalled = self.timed_out(RPCTypes::AppendEntries, APPEND_STALL);
             let pipeline = Pipeline {
                 taken,
+                lacking,
                 answered: 0,
                 replies,
                 stalled,
@@ -306,5 +331,40 @@ impl RaftNetworkV2<TypeConfig> for Link {
             // openraft only logs the reason.
             Err(NetworkError::from_string(reply.refused).into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::codec;
+    use crate::raft::types::{Entry, EntryPayload};
+    use openraft::entry::RaftEntry as _;
+
+    #[test]
+    fn a_stream_ends_where_what_follows_was_purged_and_not_before() {
+        let position = |index| wal::Position {
+            term: 1,
+            node: 1,
+            index,
+        };
+        let request = |prev: Option<u64>, entries: &[u64]| AppendEntriesRequest::<TypeConfig> {
+            vote: Vote::new(1, 1),
+            prev_log_id: prev.map(|index| codec::log_id(position(index))),
+            entries: entries
+                .iter()
+                .map(|index| Entry::new(codec::log_id(position(*index)), EntryPayload::Blank))
+                .collect(),
+            leader_commit: None,
+        };
+        let lacks = |prev, entries: &[u64], purged: Option<u64>| {
+            lacks_what_follows(&request(prev, entries), purged.map(position))
+        };
+        assert!(lacks(Some(399), &[], Some(400)));
+        assert!(lacks(None, &[], Some(0)));
+        // What follows is there, or was read before it was purged, or nothing was purged.
+        assert!(!lacks(Some(400), &[], Some(400)));
+        assert!(!lacks(Some(399), &[400], Some(400)));
+        assert!(!lacks(Some(399), &[], None));
     }
 }
