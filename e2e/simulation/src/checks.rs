@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{anyhow, ensure};
 use linearizability::{Failure, History, Operation, Outcome};
 
+use crate::faults::Count;
 use crate::world::{Summary, World};
 
 /// How long the checker may take.
 const CHECK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Checks what the clients saw.
-pub(crate) fn check(world: &World, faults: usize) -> anyhow::Result<Summary> {
+pub(crate) fn check(world: &World, faults: Count) -> anyhow::Result<Summary> {
     let broken = world.broken();
     ensure!(broken.is_empty(), "{}", broken.join("\n"));
     let history = History {

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use turmoil::Sim;
 
+use crate::lost_vote::{self, LostVote};
 use crate::world::{World, event, lock};
 
 /// A failed member is started again after so long.
@@ -27,7 +28,27 @@ pub(crate) struct Faults {
     cut_until: Option<Duration>,
     slow_until: Option<Duration>,
     full_until: BTreeMap<usize, Duration>,
-    count: usize,
+    lost_vote: Option<LostVote>,
+    /// One is to begin once the group is whole.
+    wants_lost_vote: bool,
+    stall: Option<Stall>,
+    count: Count,
+}
+
+/// What has happened.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Count {
+    pub(crate) faults: usize,
+    pub(crate) lost_votes: usize,
+    pub(crate) stalls: usize,
+}
+
+/// A member that stands still, as a process does that gets no processor.
+struct Stall {
+    number: usize,
+    until: Duration,
+    /// How far its clock goes when it goes on.
+    jump: Option<Duration>,
 }
 
 fn ms(rng: &mut StdRng, range: std::ops::Range<u64>) -> Duration {
@@ -44,11 +65,14 @@ impl Faults {
             cut_until: None,
             slow_until: None,
             full_until: BTreeMap::new(),
-            count: 0,
+            lost_vote: None,
+            wants_lost_vote: false,
+            stall: None,
+            count: Count::default(),
         }
     }
 
-    pub(crate) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> Count {
         self.count
     }
 
@@ -72,10 +96,19 @@ impl Faults {
             }
             !over
         });
-        if now >= self.next {
+        if self.stall.as_ref().is_some_and(|stall| stall.until <= now) {
+            self.go_on(sim);
+        }
+        self.lose_vote(sim, now);
+        let at_rest = self.down.is_empty() && self.cut_until.is_none() && self.stall.is_none();
+        if self.wants_lost_vote && self.lost_vote.is_none() && at_rest {
+            self.lost_vote = LostVote::begin(sim, &self.world, &mut self.rng, now);
+            self.wants_lost_vote = self.lost_vote.is_none();
+        }
+        if now >= self.next && self.lost_vote.is_none() {
             self.next = now + ms(&mut self.rng, 50..900);
             self.happen(sim, now);
-            self.count += 1;
+            self.count.faults += 1;
         }
     }
 
@@ -113,6 +146,8 @@ impl Faults {
 
     /// All faults are over.
     pub(crate) fn end(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        self.go_on(sim);
+        self.end_lost_vote(sim);
         self.heal(sim);
         self.quicken(sim);
         for machine in &self.world.machines {
@@ -135,6 +170,10 @@ impl Faults {
         if self.cut_until.take().is_some() {
             event("the network is whole");
         }
+        self.repair(sim);
+    }
+
+    fn repair(&self, sim: &mut Sim<'_>) {
         for (a, b) in self.pairs() {
             sim.release(a.as_str(), b.as_str());
             sim.repair(a.as_str(), b.as_str());
@@ -156,7 +195,11 @@ impl Faults {
         let machine = self.world.machines[number].clone();
         sim.crash(machine.name.as_str());
         machine.close();
-        let kept = [0.0, 0.5, 0.9][self.rng.random_range(0..3)];
+        let kept = if self.lost_vote.is_some() {
+            0.0
+        } else {
+            [0.0, 0.5, 0.9][self.rng.random_range(0..3)]
+        };
         let rng = &mut self.rng;
         machine.disk.cut(&mut || !power || rng.random_bool(kept));
         let outbox = machine.directory.join("outbox");
@@ -186,7 +229,7 @@ impl Faults {
         let others: Vec<_> = (0..self.world.machines.len())
             .filter(|other| *other != number)
             .collect();
-        match self.rng.random_range(0..100) {
+        match self.rng.random_range(0..120) {
             0..14 => {
                 event(format!("{name} loses power"));
                 self.crash(sim, number, true, until);
@@ -238,7 +281,9 @@ impl Faults {
                 event(format!("the clock of {name} jumps to {skew} ms"));
                 self.world.machines[number].skew_ms.store(skew, Ordering::Relaxed);
             }
-            _ => self.lose_disk(sim, number, until),
+            95..100 => self.lose_disk(sim, number, until),
+            100..110 => self.wants_lost_vote = true,
+            _ => self.stall(sim, number, until),
         }
     }
 
@@ -259,8 +304,83 @@ impl Faults {
         self.world.local.disk_lost(number);
     }
 
+    /// Nothing reaches or leaves a member, what it is asked waits, and its clock jumps: before or after that.
+    fn stall(&mut self, sim: &mut Sim<'_>, number: usize, until: Duration) {
+        if self.cut_until.is_some() || self.stall.is_some() {
+            return;
+        }
+        event(format!("{} stands still", self.name(number)));
+        self.count.stalls += 1;
+        let machine = &self.world.machines[number];
+        let jump = ms(&mut self.rng, 20..2000);
+        let at_once = self.rng.random_bool(0.5);
+        if at_once {
+            machine.jump(jump);
+        }
+        machine.stall(true);
+        for (a, b) in self.pairs() {
+            if a == machine.name || b == machine.name {
+                sim.hold(a.as_str(), b.as_str());
+            }
+        }
+        self.stall = Some(Stall {
+            number,
+            until,
+            jump: (!at_once).then_some(jump),
+        });
+    }
+
+    fn go_on(&mut self, sim: &mut Sim<'_>) {
+        let Some(stall) = self.stall.take() else {
+            return;
+        };
+        let machine = self.world.machines[stall.number].clone();
+        event(format!("{} goes on", machine.name));
+        for (a, b) in self.pairs() {
+            if a == machine.name || b == machine.name {
+                sim.release(a.as_str(), b.as_str());
+            }
+        }
+        machine.stall(false);
+        if let Some(by) = stall.jump {
+            machine.jump(by);
+        }
+    }
+
+    /// Goes on with the vote that is to be lost, if any.
+    fn lose_vote(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        let Some(lost) = &mut self.lost_vote else {
+            return;
+        };
+        match lost.step(&self.world, &mut self.rng, now) {
+            lost_vote::Step::Nothing => {}
+            lost_vote::Step::Cut(number, old, others) => {
+                event(format!("{} loses its power and its vote", self.name(number)));
+                self.count.lost_votes += 1;
+                let until = now + ms(&mut self.rng, 30..80);
+                if !self.down.contains_key(&number) {
+                    self.crash(sim, number, true, until);
+                }
+                self.repair(sim);
+                lost_vote::part(sim, &self.world, &old, &others);
+                if let Some(lost) = &self.lost_vote {
+                    lost.quicken(&self.world);
+                }
+            }
+            lost_vote::Step::End => self.end_lost_vote(sim),
+        }
+    }
+
+    fn end_lost_vote(&mut self, sim: &mut Sim<'_>) {
+        if let Some(lost) = self.lost_vote.take() {
+            lost.quicken(&self.world);
+            event("the network is whole");
+            self.repair(sim);
+        }
+    }
+
     fn cut(&mut self, sim: &mut Sim<'_>, number: usize, until: Duration) {
-        if self.cut_until.is_some() {
+        if self.cut_until.is_some() || self.stall.is_some() {
             return;
         }
         self.cut_until = Some(until);

@@ -19,6 +19,8 @@ mod faults;
 #[cfg(simulation)]
 mod local;
 #[cfg(simulation)]
+mod lost_vote;
+#[cfg(simulation)]
 mod member;
 #[cfg(simulation)]
 mod membership;

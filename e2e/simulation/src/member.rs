@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ use crate::world::clock_ns;
 /// Where members listen for each other.
 const PEER_PORT: u16 = 7000;
 
+/// How often a stalled member looks whether it still is.
+const STALL_STEP: Duration = Duration::from_millis(1);
+
 /// What is asked of a member: something that runs in it.
 pub(crate) type Job = Box<dyn FnOnce(Inside) -> LocalBoxFuture<'static, ()> + Send>;
 
@@ -39,7 +42,10 @@ pub(crate) struct Machine {
     pub(crate) disk: Disk,
     pub(crate) skew_ms: Arc<AtomicI64>,
     snapshot_every: u64,
+    /// What clients ask waits.
+    stalled: AtomicBool,
     door: Mutex<Option<mpsc::UnboundedSender<Job>>>,
+    jumps: Mutex<Option<mpsc::UnboundedSender<Duration>>>,
     /// Counts its starts.
     pub(crate) lives: AtomicI64,
 }
@@ -73,7 +79,9 @@ impl Machine {
             disk: Disk::new(Arc::new(clock_ns), latency),
             skew_ms: Arc::default(),
             snapshot_every,
+            stalled: AtomicBool::new(false),
             door: Mutex::new(None),
+            jumps: Mutex::new(None),
             lives: AtomicI64::new(0),
         })
     }
@@ -119,12 +127,22 @@ impl Machine {
         };
         let (door, mut jobs) = mpsc::unbounded_channel::<Job>();
         *lock(&self.door) = Some(door);
+        let (sender, mut jumps) = mpsc::unbounded_channel();
+        *lock(&self.jumps) = Some(sender);
+        tokio::task::spawn_local(async move {
+            while let Some(by) = jumps.recv().await {
+                tokio::time::advance(by).await;
+            }
+        });
         let inside = Inside {
             front: front.clone(),
             node: node.clone(),
         };
         let serve = async {
             while let Some(job) = jobs.recv().await {
+                while self.stalled.load(Ordering::Relaxed) {
+                    tokio::time::sleep(STALL_STEP).await;
+                }
                 tokio::task::spawn_local(job(inside.clone()));
             }
         };
@@ -140,6 +158,21 @@ impl Machine {
     /// The member does not live any more.
     pub(crate) fn close(&self) {
         *lock(&self.door) = None;
+        *lock(&self.jumps) = None;
+        self.stall(false);
+    }
+
+    /// The member does not do what it is asked, until it is told to go on.
+    pub(crate) fn stall(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
+    }
+
+    /// The member's own clock goes on by so much at once: everything that was due by then is due now.
+    pub(crate) fn jump(&self, by: Duration) {
+        // It comes in by a door of its own: what was asked before waits.
+        if let Some(jumps) = &*lock(&self.jumps) {
+            jumps.send(by).ok();
+        }
     }
 
     /// Lets something run in the member, and waits for what it says.

@@ -28,8 +28,12 @@ pub(crate) async fn keep(world: Arc<World>) -> turmoil::Result {
     while !world.stopped() {
         tokio::time::sleep(LOOK_EVERY).await;
         let mut seen = Vec::new();
-        for machine in &world.machines {
-            seen.push(look(machine).await);
+        for (machine, id) in world.machines.iter().zip(&world.node_ids) {
+            let look = look(machine).await;
+            if let Some(look) = &look {
+                id.store(look.status.node_id.unwrap_or(0), Ordering::Relaxed);
+            }
+            seen.push(look);
         }
         let snapshots = seen.iter().flatten().map(|seen| seen.status.snapshot_index).max();
         world
@@ -37,8 +41,10 @@ pub(crate) async fn keep(world: Arc<World>) -> turmoil::Result {
             .fetch_max(snapshots.unwrap_or(0), Ordering::Relaxed);
         let Some((leader, led)) = leader(&seen) else {
             world.whole.store(false, Ordering::Relaxed);
+            world.leader.store(usize::MAX, Ordering::Relaxed);
             continue;
         };
+        world.leader.store(leader, Ordering::Relaxed);
         world.whole.store(is_whole(&world, &seen, led), Ordering::Relaxed);
         if let Err(error) = step(&world, leader, led, &seen).await {
             event(format!("membership: {error:#}"));

@@ -1,7 +1,7 @@
 //! What all parts of one simulation share, and its loop.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use linearizability::Operation;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::faults::Faults;
+use crate::faults::{Count, Faults};
 use crate::local::Local;
 use crate::member::Machine;
 use crate::{checks, clients, local, membership};
@@ -40,6 +40,10 @@ pub(crate) struct World {
     pub(crate) whole: AtomicBool,
     /// What the faults want of the group's keeper.
     pub(crate) wishes: AtomicU64,
+    /// The leader, as far as the group's keeper knows.
+    pub(crate) leader: AtomicUsize,
+    /// Each member's node id, as far as the group's keeper knows; 0 when it has none.
+    pub(crate) node_ids: Vec<AtomicU64>,
     /// Members that the group's keeper wants to start anew with an empty disk.
     pub(crate) resets: Mutex<BTreeSet<usize>>,
     pub(crate) snapshots: AtomicU64,
@@ -49,12 +53,16 @@ pub(crate) struct World {
 /// The virtual time between two steps, where no member's is at hand.
 static STEPPED_NS: AtomicU64 = AtomicU64::new(0);
 
-/// Virtual nanoseconds since the simulation began.
+/// How far all clocks go in one step.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Virtual nanoseconds since the simulation began, also where a member's own clock has just jumped.
 pub(crate) fn clock_ns() -> u64 {
-    turmoil::sim_elapsed().map_or_else(
-        || STEPPED_NS.load(Ordering::Relaxed),
-        |elapsed| u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
-    )
+    let stepped = STEPPED_NS.load(Ordering::Relaxed);
+    turmoil::sim_elapsed().map_or(stepped, |elapsed| {
+        let latest = Duration::from_nanos(stepped) + TICK;
+        u64::try_from(elapsed.min(latest).as_nanos()).unwrap_or(u64::MAX)
+    })
 }
 
 /// What happened, for people who read a failure.
@@ -83,7 +91,7 @@ pub(crate) struct Summary {
     pub(crate) never: usize,
     pub(crate) accepted_alone: u64,
     pub(crate) lives: i64,
-    pub(crate) faults: usize,
+    pub(crate) faults: Count,
     pub(crate) snapshots: u64,
     /// Of everything that the clients saw.
     pub(crate) digest: u32,
@@ -104,7 +112,8 @@ impl std::fmt::Display for Summary {
         write!(
             f,
             "{operations} operations ({unknown} unknown, {never} timed out or refused), {accepted_alone} accepted alone, \
-             {faults} faults, {lives} lives, snapshot of entry {snapshots}, digest {digest:08x}"
+             {} faults, {} votes lost, {} pauses, {lives} lives, snapshot of entry {snapshots}, digest {digest:08x}",
+            faults.faults, faults.lost_votes, faults.stalls,
         )
     }
 }
@@ -164,6 +173,8 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Summary> {
         stop: AtomicBool::new(false),
         whole: AtomicBool::new(false),
         wishes: AtomicU64::new(0),
+        leader: AtomicUsize::new(usize::MAX),
+        node_ids: (0..plan.members).map(|_| AtomicU64::new(0)).collect(),
         resets: Mutex::default(),
         snapshots: AtomicU64::new(0),
         last_ns: AtomicU64::new(0),
@@ -178,7 +189,7 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> anyhow::Result<Summary> {
     let mut sim = turmoil::Builder::new()
         .rng_seed(rng.random())
         .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000))
-        .tick_duration(Duration::from_millis(1))
+        .tick_duration(TICK)
         .simulation_duration(Duration::from_secs(24 * 3600))
         .min_message_latency(Duration::ZERO)
         .max_message_latency(Duration::from_millis(rng.random_range(1..12)))

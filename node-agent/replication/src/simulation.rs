@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
 use tonic::transport::Uri;
 use wal::Wal;
 use wal::simulation::Completion;
@@ -57,11 +56,14 @@ impl Simulated {
         let wake = work.clone();
         let opened = Wal::open_simulated(&self.disk, options, Box::new(move || wake.notify_one()))?;
         let wal = opened.0.clone();
-        let epoch = Instant::now() - turmoil::sim_elapsed().unwrap_or_default();
+        let disk = self.disk.clone();
         let (sender, mut stored) = mpsc::unbounded_channel::<Completion>();
         tokio::spawn(async move {
             while let Some(Completion { at, done }) = stored.recv().await {
-                tokio::time::sleep_until(epoch + Duration::from_nanos(at)).await;
+                // By the disk's clock: the member's own may jump.
+                while let Some(left) = at.checked_sub(disk.now()).filter(|left| *left > 0) {
+                    tokio::time::sleep(Duration::from_nanos(left)).await;
+                }
                 done();
             }
         });

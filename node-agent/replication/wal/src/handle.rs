@@ -24,6 +24,12 @@ impl Handle {
         }
     }
 
+    pub(crate) fn note_vote(&self, vote: crate::Vote) {
+        if let Some(stepper) = &self.stepper {
+            stepper.note_vote(vote);
+        }
+    }
+
     pub(crate) fn wake(&self) {
         if let Some(stepper) = &self.stepper {
             stepper.wake();

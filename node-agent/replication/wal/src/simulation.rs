@@ -8,10 +8,10 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::Done;
 use crate::disk::{self, File};
 use crate::sim::SimDisk;
 use crate::writer::Writer;
+use crate::{Done, Vote};
 
 /// A bug that is planted on purpose, to see that the simulation finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,10 @@ struct Held {
     busy_until: u64,
     clock: Clock,
     latency: Latency,
+    /// What each sync takes longer.
+    slower_ns: u64,
+    /// The newest vote that was to be stored, and when.
+    vote: Option<(Vote, u64)>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -95,6 +99,8 @@ impl Disk {
             busy_until: 0,
             clock,
             latency,
+            slower_ns: 0,
+            vote: None,
         })))
     }
 
@@ -134,6 +140,23 @@ impl Disk {
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.held().sim.lock().bytes_max.is_some()
+    }
+
+    /// Lets each sync take so many nanoseconds longer.
+    pub fn set_slower(&self, by_ns: u64) {
+        self.held().slower_ns = by_ns;
+    }
+
+    /// The newest vote that the member wanted to store, and when; it may not be stored yet.
+    #[must_use]
+    pub fn vote(&self) -> Option<(Vote, u64)> {
+        self.held().vote
+    }
+
+    fn note_vote(&self, vote: Vote) {
+        let mut held = self.held();
+        let now = (held.clock)();
+        held.vote = Some((vote, now));
     }
 
     /// Lets the next sync fail.
@@ -181,14 +204,16 @@ impl Disk {
         held.busy_until.max((held.clock)())
     }
 
-    fn now(&self) -> u64 {
+    /// Nanoseconds of its clock.
+    #[must_use]
+    pub fn now(&self) -> u64 {
         (self.held().clock)()
     }
 
     fn note_sync(&self, sim: &SimDisk) {
         let mut held = self.held();
         let began = held.busy_until.max((held.clock)());
-        held.busy_until = began + (held.latency)();
+        held.busy_until = began + (held.latency)() + held.slower_ns;
         let ends = held.busy_until;
         let events = sim.lock().events.len();
         held.syncs.push((events.saturating_sub(1), ends));
@@ -308,6 +333,10 @@ impl Stepper {
 
     pub(crate) fn wake(&self) {
         (self.wake)();
+    }
+
+    pub(crate) fn note_vote(&self, vote: Vote) {
+        self.disk.note_vote(vote);
     }
 
     pub(crate) fn step(&self, idle: bool) -> Vec<Completion> {

@@ -184,6 +184,8 @@ impl Wal {
     ///
     /// The log has failed for ever.
     pub fn save_vote(&self, vote: Vote, done: Done) -> io::Result<()> {
+        #[cfg(simulation)]
+        self.handle.note_vote(vote);
         self.control(Op::Vote(vote), done, |state| state.vote = Some(vote))
     }
 
