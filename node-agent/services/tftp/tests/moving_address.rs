@@ -31,6 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const BLOCK_BYTES: usize = 512;
 
+/// Of clients that do say things twice.
+const REPEAT_AFTER: Duration = Duration::from_millis(200);
+
 async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
@@ -145,14 +148,34 @@ impl Group {
         }
     }
 
-    /// Puts a file; its bytes.
+    /// Puts a file, and sees to it that the first member leads, also when a busy machine elected another one; its bytes.
     async fn put(&self, name: &str, blocks: usize) -> Vec<u8> {
         let content: Vec<u8> = (0..BLOCK_BYTES * blocks - 1)
             .map(|at| (at * 31 / 7).to_le_bytes()[0])
             .collect();
-        let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(content.clone()))]);
         let path = FilePath::try_new(name).unwrap();
-        self.members[0].files.put(path, body, None).await.unwrap();
+        let mut members = self.members.iter().cycle();
+        within("a file", async {
+            for member in &mut members {
+                let body = stream::iter([Ok::<_, std::io::Error>(Bytes::from(content.clone()))]);
+                if member.files.put(path.clone(), body, None).await.is_ok() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let first = &self.members[0];
+        within("leadership of the first member", async {
+            while !first.leads() {
+                for member in &self.members {
+                    // Only the leader can.
+                    member.node.transfer(Some(first.replica.id())).await.ok();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
         content
     }
 
@@ -307,6 +330,17 @@ impl Client {
         self.socket.send_to(&packet, to.listen).await.unwrap();
     }
 
+    /// The same, as clients do when no answer comes.
+    async fn acknowledge_until_answered(&self, to: &Member) {
+        within("an answer", async {
+            self.acknowledge(to).await;
+            while !client_is_answered(&self.socket).await {
+                self.acknowledge(to).await;
+            }
+        })
+        .await;
+    }
+
     async fn finish(mut self, at: &Member) -> Vec<u8> {
         while !self.take(at).await {
             self.acknowledge(at).await;
@@ -314,6 +348,12 @@ impl Client {
         self.acknowledge(at).await;
         self.content
     }
+}
+
+/// Whether something comes before the client repeats itself.
+async fn client_is_answered(socket: &UdpSocket) -> bool {
+    let answer = tokio::time::timeout(REPEAT_AFTER, socket.readable());
+    answer.await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,6 +421,64 @@ async fn nothing_leaves_from_a_member_that_clients_are_not_led_to() {
             nothing.map_err(|error| error.kind()),
             Err(std::io::ErrorKind::WouldBlock)
         );
+    }
+    group.stop().await;
+}
+
+/// A node's address translation may give the client's packets another port, when its own is taken there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_heard_from_another_port_after_a_move_goes_on_there() {
+    let group = Group::start().await;
+    let content = group.put("boot", 60).await;
+    let [old, new, _] = &group.members[..] else {
+        unreachable!()
+    };
+    let mut client = Client::ask(old, "boot").await;
+    for _ in 0..20 {
+        assert!(!client.take(old).await);
+        client.acknowledge(old).await;
+    }
+    assert!(!client.take(old).await);
+    old.transferred_to(new).await;
+    client.may_get_a_repeat = true;
+    let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let own = std::mem::replace(&mut client.socket, other);
+    client.acknowledge_until_answered(new).await;
+    for _ in 0..10 {
+        assert!(!client.take(new).await);
+        client.acknowledge(new).await;
+    }
+    assert!(!client.take(new).await);
+    // Its own port is free again.
+    client.socket = own;
+    client.acknowledge(new).await;
+    let whole = client.finish(new).await;
+    assert!(whole == content, "the bytes differ");
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ack_that_may_be_of_several_clients_is_nobodys() {
+    let group = Group::start().await;
+    group.put("boot", 30).await;
+    let [old, new, _] = &group.members[..] else {
+        unreachable!()
+    };
+    let mut clients = [Client::ask(old, "boot").await, Client::ask(old, "boot").await];
+    for client in &mut clients {
+        client.take(old).await;
+        client.acknowledge(old).await;
+        client.take(old).await;
+    }
+    old.transferred_to(new).await;
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for _ in 0..3 {
+        stranger.send_to(&[0, 4, 0, 2], new.listen).await.unwrap();
+        assert!(!client_is_answered(&stranger).await);
+    }
+    // Both still wait for their own clients.
+    for client in clients {
+        client.acknowledge_until_answered(new).await;
     }
     group.stop().await;
 }

@@ -1,6 +1,7 @@
 //! The leader's loop: wait for one event, hand it to the session it is about, carry out what the session says.
 
 mod blocks;
+mod ports;
 mod record;
 mod timers;
 mod uploads;
@@ -319,6 +320,16 @@ impl Leader {
         };
         // An unknown client is not told "unknown transfer": right after a change of leader, or on a packet that was
         // long under way, the ERROR would end a transfer that is well.
+        if self.sessions.contains_key(&key) {
+            self.way.ports.forget(key);
+            self.hear(key, input);
+        } else if let Some(session) = self.session_behind(key, input) {
+            self.hear(session, input);
+        }
+    }
+
+    /// What a session's client says.
+    fn hear(&mut self, key: SessionKey, input: Input) {
         let now = self.now();
         if let Some(session) = self.sessions.get_mut(&key) {
             session.wake(now);
@@ -469,6 +480,7 @@ impl Leader {
         };
         self.keys.remove(&session.id);
         self.way.straight(key);
+        self.way.ports.forget(key);
         self.closing.push(session.id);
         self.context.options.metrics.ended(end);
         self.context.options.metrics.sessions(self.sessions.len());

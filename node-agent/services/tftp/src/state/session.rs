@@ -1,6 +1,6 @@
 //! What is recorded of a running transfer. Pure.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -75,6 +75,15 @@ impl SessionKey {
         Self {
             peer: without_flow(peer),
             local: without_flow(local),
+        }
+    }
+
+    /// Not after any session of this client address.
+    pub(crate) fn first_of(client: IpAddr) -> Self {
+        let least = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        Self {
+            peer: SocketAddr::new(client, 0),
+            local: least,
         }
     }
 

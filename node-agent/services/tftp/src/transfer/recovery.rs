@@ -44,6 +44,11 @@ impl Transfer {
         self.acked() >= self.doubtful_to
     }
 
+    /// Whether an ACK with this number can be the client's.
+    pub fn can_be_at(&self, number: u16) -> bool {
+        !self.closed && self.block_of(number) <= self.ceiling
+    }
+
     /// Whether a repeated ACK says that the first block of the window was lost: the one gap that shows no progress.
     ///
     /// It counts once per window, and only when it can be an answer to the window: one that the link merely repeated

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use replication::Lease;
 
+use super::ports::Ports;
 use crate::server::relay::{WayBack, encode_answer};
 use crate::server::socket::ServerSocket;
 use crate::state::SessionKey;
@@ -16,6 +17,7 @@ pub(super) struct Way {
     pub(super) socket: ServerSocket,
     lease: Lease,
     detours: BTreeMap<SessionKey, WayBack>,
+    pub(super) ports: Ports,
     /// Whether what is sent now answers nothing that just came. The nodes may lead the client elsewhere meanwhile, and a
     /// packet would reach it from an address that it does not know; so only the direct way is taken then, and where there
     /// is none, the client has to speak first.
@@ -28,6 +30,7 @@ impl Way {
             socket,
             lease,
             detours: BTreeMap::new(),
+            ports: Ports::default(),
             is_unasked: false,
         }
     }
@@ -64,7 +67,10 @@ impl Way {
             return;
         }
         match self.detours.get(&key) {
-            None => self.socket.send(key.peer(), key.local(), contents, segment),
+            None => {
+                let to = self.ports.of(key);
+                self.socket.send(to.peer(), to.local(), contents, segment);
+            }
             Some(_) if self.is_unasked => {}
             Some(back) => {
                 for packet in contents.chunks(segment.max(1)) {
