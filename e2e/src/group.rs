@@ -100,18 +100,24 @@ impl Group {
             .tempdir()
             .context("making a directory")?;
         fs::create_dir(temp.path().join("run")).context("making the run directory")?;
+        // One run for all of them: two might overlap. Some may be needed when the group grows.
+        let members = options.replicas.max(REPLICAS_MAX);
+        let client_ports = match options.service {
+            ServiceKind::Tftp => 0,
+            // The leader's, and one for each member.
+            ServiceKind::Kv => REPLICAS_MAX + 1,
+            ServiceKind::Adc => ADC_MEMBER_PORTS + REPLICAS_MAX,
+        };
+        let first = free_run(client_ports + 2 * members)?;
         Ok(Self {
             supervisor: None,
             admin: Admin::new()?,
             client_port: match options.service {
                 ServiceKind::Tftp => free_udp()?,
-                // The leader's, and one for each member.
-                ServiceKind::Kv => free_run(REPLICAS_MAX + 1)?,
-                ServiceKind::Adc => free_run(ADC_MEMBER_PORTS + REPLICAS_MAX)?,
+                ServiceKind::Kv | ServiceKind::Adc => first,
             },
-            // Some may be needed when the group grows.
-            admin_port: free_run(options.replicas.max(REPLICAS_MAX))?,
-            peer_port: free_run(options.replicas.max(REPLICAS_MAX))?,
+            admin_port: first + client_ports,
+            peer_port: first + client_ports + members,
             ipv6: false,
             temp,
             options,
