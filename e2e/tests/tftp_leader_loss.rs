@@ -88,7 +88,8 @@ fn two_leaders_killed_one_after_another_in_a_group_of_five() {
         ..GroupOptions::default()
     })
     .unwrap();
-    let content = serve(&group, "image.bin", 6, IMAGE_BYTES).unwrap();
+    // Long: the second leader has to be found before the end.
+    let content = serve(&group, "image.bin", 6, 2 * IMAGE_BYTES).unwrap();
     for client in Client::USUAL {
         let leader = group.all_ready().unwrap();
         let mut first = || group.kill(&leader);
