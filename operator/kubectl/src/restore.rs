@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_store_that_waits_for_one_gets_a_backup() {
+    fn only_what_waits_for_a_backup_of_its_kind_gets_one() {
         let header = |service: &str| Header {
             service: service.to_owned(),
             member: "settings-1".to_owned(),
@@ -208,6 +208,7 @@ mod tests {
         };
         let waiting = || json!({"restoreFrom": {"type": "Upload"}});
         accepts(&found("KvCluster", waiting()), &header("kv")).unwrap();
+        accepts(&found("AdcHub", waiting()), &header("adc")).unwrap();
         for (kind, spec, service, why) in [
             ("KvCluster", json!({}), "kv", "waits for no backup"),
             (
@@ -217,7 +218,8 @@ mod tests {
                 "waits for no backup",
             ),
             ("KvCluster", waiting(), "adc", "a backup of a adc group"),
-            ("AdcHub", waiting(), "adc", "only a KvCluster"),
+            ("AdcHub", waiting(), "kv", "a backup of a kv group"),
+            ("TftpCluster", json!({}), "kv", "only a KvCluster and an AdcHub"),
         ] {
             let error = accepts(&found(kind, spec), &header(service))
                 .unwrap_err()

@@ -93,20 +93,22 @@ pub(crate) async fn follow(
 ) {
     loop {
         let now = Instant::now();
-        let (until, state) = {
+        let (until, term, leader) = {
             let metrics = metrics.borrow_and_update();
             let until = serves_until(&metrics, lease_time, now);
             let leader: Option<NodeId> = metrics.current_leader.filter(|leader| *leader != metrics.id);
             lease.set_until(until);
+            (until, metrics.current_term, leader)
+        };
+        leadership.send_if_modified(|current| {
+            // Asked in here: whoever hands over ends the lease first and says so afterwards, and has the last word.
             let state = match until {
-                Some(_) if lease.is_valid() => Leadership::Leader {
-                    term: metrics.current_term,
-                },
+                Some(_) if lease.is_valid() => Leadership::Leader { term },
                 _ => Leadership::Follower { leader },
             };
-            (until.filter(|until| *until > now), state)
-        };
-        leadership.send_if_modified(|current| std::mem::replace(current, state) != state);
+            std::mem::replace(current, state) != state
+        });
+        let until = until.filter(|until| *until > now);
         let expiry = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,
