@@ -300,6 +300,19 @@ impl Client {
         }
     }
 
+    /// Has some blocks of a file, the last one not acknowledged, when leadership moves.
+    async fn half_way(old: &Member, new: &Member) -> Self {
+        let mut client = Self::ask(old, "boot").await;
+        for _ in 0..20 {
+            assert!(!client.take(old).await);
+            client.acknowledge(old).await;
+        }
+        assert!(!client.take(old).await);
+        old.transferred_to(new).await;
+        client.may_get_a_repeat = true;
+        client
+    }
+
     /// Takes the next block, which has to come from a member; whether it is the last.
     async fn take(&mut self, from: &Member) -> bool {
         let mut buffer = [0; 4 + BLOCK_BYTES];
@@ -363,14 +376,7 @@ async fn a_client_that_says_nothing_twice_is_served_by_way_of_the_old_leader() {
     let [old, new, _] = &group.members[..] else {
         unreachable!()
     };
-    let mut client = Client::ask(old, "boot").await;
-    for _ in 0..20 {
-        assert!(!client.take(old).await);
-        client.acknowledge(old).await;
-    }
-    assert!(!client.take(old).await);
-    old.transferred_to(new).await;
-    client.may_get_a_repeat = true;
+    let mut client = Client::half_way(old, new).await;
     // Still led to the old leader, whether or not the new one is there already.
     client.acknowledge(old).await;
     for _ in 0..10 {
@@ -433,14 +439,7 @@ async fn a_client_that_is_heard_from_another_port_after_a_move_goes_on_there() {
     let [old, new, _] = &group.members[..] else {
         unreachable!()
     };
-    let mut client = Client::ask(old, "boot").await;
-    for _ in 0..20 {
-        assert!(!client.take(old).await);
-        client.acknowledge(old).await;
-    }
-    assert!(!client.take(old).await);
-    old.transferred_to(new).await;
-    client.may_get_a_repeat = true;
+    let mut client = Client::half_way(old, new).await;
     let other = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let own = std::mem::replace(&mut client.socket, other);
     client.acknowledge_until_answered(new).await;
@@ -449,8 +448,11 @@ async fn a_client_that_is_heard_from_another_port_after_a_move_goes_on_there() {
         client.acknowledge(new).await;
     }
     assert!(!client.take(new).await);
-    // Its own port is free again.
-    client.socket = own;
+    // By its own port, and by the other one again.
+    let other = std::mem::replace(&mut client.socket, own);
+    client.acknowledge(new).await;
+    assert!(!client.take(new).await);
+    client.socket = other;
     client.acknowledge(new).await;
     let whole = client.finish(new).await;
     assert!(whole == content, "the bytes differ");

@@ -320,23 +320,25 @@ impl Leader {
         };
         // An unknown client is not told "unknown transfer": right after a change of leader, or on a packet that was
         // long under way, the ERROR would end a transfer that is well.
-        if self.sessions.contains_key(&key) {
-            self.way.ports.forget(key);
-            self.hear(key, input);
-        } else if let Some(session) = self.session_behind(key, input) {
+        self.way.ports.is_at_its_own(key);
+        if !self.hear(key, input)
+            && let Some(session) = self.session_behind(key, input)
+        {
             self.hear(session, input);
         }
     }
 
-    /// What a session's client says.
-    fn hear(&mut self, key: SessionKey, input: Input) {
+    /// What a session's client says; whether there is the session.
+    fn hear(&mut self, key: SessionKey, input: Input) -> bool {
         let now = self.now();
-        if let Some(session) = self.sessions.get_mut(&key) {
-            session.wake(now);
-            session.is_led_here |= self.way.is_straight(key);
-            session.transfer.handle(input, now);
-            self.carry_out(key);
-        }
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return false;
+        };
+        session.wake(now);
+        session.is_led_here |= self.way.is_straight(key);
+        session.transfer.handle(input, now);
+        self.carry_out(key);
+        true
     }
 
     fn handle_request(&mut self, key: SessionKey, request: Request) {

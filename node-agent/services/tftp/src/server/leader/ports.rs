@@ -23,29 +23,46 @@ const REPETITION_MIN: Duration = Duration::from_millis(100);
 pub(super) struct Ports {
     /// The last ACK of ports that belong to nobody, and when it came first.
     strangers: BTreeMap<SessionKey, (u16, Duration)>,
-    /// Sessions by where their clients are heard.
+    /// Sessions by the other port of their clients.
     sessions: BTreeMap<SessionKey, SessionKey>,
-    /// The same the other way round.
-    heard: BTreeMap<SessionKey, SessionKey>,
+    /// The same the other way round, and whether the client was heard there last.
+    others: BTreeMap<SessionKey, (SessionKey, bool)>,
 }
 
 impl Ports {
-    /// Where the session's client is heard.
+    /// Where the session's client was heard last.
     pub(super) fn of(&self, session: SessionKey) -> SessionKey {
-        self.heard.get(&session).copied().unwrap_or(session)
-    }
-
-    /// The client was heard from its own port, or is gone.
-    pub(super) fn forget(&mut self, session: SessionKey) {
-        if let Some(heard) = self.heard.remove(&session) {
-            self.sessions.remove(&heard);
+        match self.others.get(&session) {
+            Some(&(other, true)) => other,
+            _ => session,
         }
     }
 
-    fn assign(&mut self, heard: SessionKey, session: SessionKey) {
+    /// The client was heard from its own port.
+    pub(super) fn is_at_its_own(&mut self, session: SessionKey) {
+        if let Some((_, is_there)) = self.others.get_mut(&session) {
+            *is_there = false;
+        }
+    }
+
+    /// The session has ended.
+    pub(super) fn forget(&mut self, session: SessionKey) {
+        if let Some((other, _)) = self.others.remove(&session) {
+            self.sessions.remove(&other);
+        }
+    }
+
+    fn assign(&mut self, other: SessionKey, session: SessionKey) {
         self.forget(session);
-        self.heard.insert(session, heard);
-        self.sessions.insert(heard, session);
+        self.others.insert(session, (other, true));
+        self.sessions.insert(other, session);
+    }
+
+    /// The session of a client that is heard there again.
+    fn session(&mut self, other: SessionKey) -> Option<SessionKey> {
+        let session = *self.sessions.get(&other)?;
+        self.others.insert(session, (other, true));
+        Some(session)
     }
 
     /// Whether the same ACK came from there before, long enough ago.
@@ -74,8 +91,8 @@ impl Leader {
         if !self.way.is_straight(heard) {
             return None;
         }
-        if let Some(session) = self.way.ports.sessions.get(&heard) {
-            return Some(*session);
+        if let Some(session) = self.way.ports.session(heard) {
+            return Some(session);
         }
         let Input::Ack(number) = input else {
             return None;
@@ -128,9 +145,14 @@ mod tests {
         ports.assign(at(7), at(1));
         ports.assign(at(8), at(1));
         assert_eq!(ports.of(at(1)), at(8));
-        assert_eq!(ports.sessions.len(), 1);
+        assert_eq!(ports.session(at(7)), None);
+        // Where it was heard last counts.
+        ports.is_at_its_own(at(1));
+        assert_eq!(ports.of(at(1)), at(1));
+        assert_eq!(ports.session(at(8)), Some(at(1)));
+        assert_eq!(ports.of(at(1)), at(8));
         ports.forget(at(1));
         assert_eq!(ports.of(at(1)), at(1));
-        assert!(ports.sessions.is_empty() && ports.heard.is_empty());
+        assert!(ports.sessions.is_empty() && ports.others.is_empty());
     }
 }
