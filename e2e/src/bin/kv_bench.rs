@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use e2e::kv_bench::cost::{Counters, Machine, largest_resident_mib, load_average, program_mb};
-use e2e::kv_bench::generator::{Load, Mix, Outcome, Pace, Until, run};
+use e2e::kv_bench::generator::{Load, Mix, Outcome, Pace, Protocol, Until, run};
+use e2e::kv_bench::grpc::Api;
 use e2e::kv_bench::latency::Spread;
 use e2e::kv_bench::plot::plot_over_time;
 use e2e::kv_bench::side::Side;
@@ -26,6 +27,9 @@ struct Arguments {
     /// Where the results go.
     #[arg(long)]
     results: PathBuf,
+    /// Quorate's clients speak gRPC and share a hundred connections, as etcd's do, instead of HTTP/1.1 on one each.
+    #[arg(long)]
+    grpc: bool,
     /// A run of a few minutes: three members, short phases.
     #[arg(long)]
     quick: bool,
@@ -196,7 +200,12 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     fn start(&self, members: u16) -> anyhow::Result<Vec<Side>> {
-        let mut sides = vec![Side::quorate(members)?];
+        let protocol = if self.arguments.grpc {
+            Protocol::Grpc(Api::Quorate)
+        } else {
+            Protocol::Http
+        };
+        let mut sides = vec![Side::quorate(members, protocol)?];
         if let Some(reference) = &self.arguments.reference {
             sides.insert(0, Side::etcd(reference, members)?);
         }

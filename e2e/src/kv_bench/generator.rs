@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::grpc::Grpc;
+use super::grpc::{Api, Grpc};
 use super::http::Http;
 use super::latency::Latencies;
 use super::wire::{Answered, Operation, Request, Wire};
@@ -38,7 +38,7 @@ pub enum Protocol {
     /// HTTP/1.1 and JSON, a connection a client.
     Http,
     /// gRPC, clients sharing connections.
-    Grpc,
+    Grpc(Api),
 }
 
 /// What the clients do.
@@ -162,7 +162,7 @@ impl<'a> Generator<'a> {
     fn new(protocol: Protocol, ports: &[u16], load: &'a Load) -> anyhow::Result<Self> {
         let count = match protocol {
             Protocol::Http => load.clients,
-            Protocol::Grpc => load.clients.min(GRPC_CONNECTIONS_MAX),
+            Protocol::Grpc(_) => load.clients.min(GRPC_CONNECTIONS_MAX),
         };
         let epoll = epoll::create(CreateFlags::CLOEXEC).context("making an epoll")?;
         let connect = |index: usize| -> anyhow::Result<Connection> {
@@ -176,7 +176,7 @@ impl<'a> Generator<'a> {
                 socket,
                 wire: match protocol {
                     Protocol::Http => Box::new(Http::default()),
-                    Protocol::Grpc => Box::new(Grpc::default()),
+                    Protocol::Grpc(api) => Box::new(Grpc::new(api)),
                 },
                 input: Vec::new(),
                 output: Vec::new(),

@@ -1,5 +1,5 @@
-//! etcd's API: gRPC, which is HTTP/2 (RFC 9113) with header compression (RFC 7541), many requests at a time on each
-//! connection, as its own clients do it. Only as much of it as a client of etcd's `KV` service needs.
+//! gRPC, which is HTTP/2 (RFC 9113) with header compression (RFC 7541), many requests at a time on each connection, as etcd's
+//! own clients do it. Only as much of it as a client of the key-value service of etcd or of Quorate needs.
 
 use anyhow::{bail, ensure};
 
@@ -26,12 +26,52 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-const PUT: &[u8] = b"/etcdserverpb.KV/Put";
-const RANGE: &[u8] = b"/etcdserverpb.KV/Range";
+/// Whose service is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// etcd's rpc.proto.
+    Etcd,
+    /// Quorate's kv.proto.
+    Quorate,
+}
 
-/// One connection to etcd.
-#[derive(Debug, Default)]
+impl Api {
+    fn path(self, operation: Operation) -> &'static [u8] {
+        match (self, operation) {
+            (Self::Etcd, Operation::Put) => b"/etcdserverpb.KV/Put",
+            (Self::Etcd, _) => b"/etcdserverpb.KV/Range",
+            (Self::Quorate, Operation::Put) => b"/quorate.kv.v1.Kv/Set",
+            (Self::Quorate, _) => b"/quorate.kv.v1.Kv/Get",
+        }
+    }
+
+    /// Both name the key in field 1 and the value in field 2. A get without a quorum is `serializable = 7` of a `RangeRequest`,
+    /// or `terms = 2` with `local = 1` of a `KeyRequest`.
+    fn message(self, request: Request<'_>, out: &mut Vec<u8>) {
+        bytes_field(1, request.key.as_bytes(), out);
+        match (request.operation, self) {
+            (Operation::Put, _) => bytes_field(2, request.value, out),
+            (Operation::Get, _) => {}
+            (Operation::LocalGet, Self::Etcd) => out.extend_from_slice(&[7 << 3, 1]),
+            (Operation::LocalGet, Self::Quorate) => bytes_field(2, &[1 << 3, 1], out),
+        }
+    }
+
+    /// Whether a message, the five bytes before it included, is what a client hopes for, with a value of `wanted` bytes. An
+    /// `Answer` of Quorate says so itself: `valid = 1` is true, and `timeout = 2` is not.
+    fn is_right(self, data: &[u8], wanted: usize) -> bool {
+        let says_so = match self {
+            Self::Etcd => true,
+            Self::Quorate => data.get(5..7) == Some(&[1 << 3, 1]) && data.get(7) != Some(&(2 << 3)),
+        };
+        says_so && data.len() > 5 + wanted
+    }
+}
+
+/// One connection to a store.
+#[derive(Debug)]
 pub struct Grpc {
+    api: Api,
     /// The next stream; 0 before the preface was sent.
     next: u32,
     /// The header fields that the server remembers (RFC 7541 §2.3.2), the oldest first.
@@ -48,6 +88,21 @@ pub struct Grpc {
 }
 
 impl Grpc {
+    /// A connection on which nothing was sent yet.
+    #[must_use]
+    pub fn new(api: Api) -> Self {
+        Self {
+            api,
+            next: 0,
+            remembered: Vec::new(),
+            window: 0,
+            held: Vec::new(),
+            heard: 0,
+            streams: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
     fn begin(&mut self, out: &mut Vec<u8>) {
         out.extend_from_slice(PREFACE);
         // SETTINGS_ENABLE_PUSH off, SETTINGS_INITIAL_WINDOW_SIZE (RFC 9113 §6.5.2).
@@ -94,7 +149,7 @@ impl Grpc {
     /// A message of gRPC: five bytes before it (compressed or not, length), here always in one frame of HTTP/2.
     fn message(&mut self, stream: u32, data: &[u8]) {
         if let Some((_, wanted, is_right)) = self.streams.iter_mut().find(|(id, _, _)| *id == stream) {
-            *is_right |= data.len() > 5 + *wanted;
+            *is_right |= self.api.is_right(data, *wanted);
         }
     }
 
@@ -122,7 +177,7 @@ impl Grpc {
             RST_STREAM => self.finish(stream, false, answered),
             SETTINGS if flags & ACK == 0 => frame(out, SETTINGS, ACK, 0, &[]),
             PING if flags & ACK == 0 => frame(out, PING, ACK, 0, body),
-            GOAWAY => bail!("etcd closes the connection: {}", body.escape_ascii()),
+            GOAWAY => bail!("the store closes the connection: {}", body.escape_ascii()),
             WINDOW_UPDATE if stream == 0 => {
                 ensure!(body.len() == 4, "a WINDOW_UPDATE of {} bytes", body.len());
                 let more = u32::from_be_bytes([body[0] & 0x7f, body[1], body[2], body[3]]);
@@ -141,18 +196,18 @@ impl Wire for Grpc {
         }
         let stream = self.next;
         self.next += 2;
-        let (path, wanted) = match request.operation {
-            Operation::Put => (PUT, 0),
-            Operation::Get | Operation::LocalGet => (RANGE, request.value.len()),
+        let wanted = match request.operation {
+            Operation::Put => 0,
+            Operation::Get | Operation::LocalGet => request.value.len(),
         };
         self.streams.push((stream, wanted, false));
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        self.head(path, &mut scratch);
+        self.head(self.api.path(request.operation), &mut scratch);
         frame(out, HEADERS, END_HEADERS, stream, &scratch);
         scratch.clear();
         scratch.extend_from_slice(&[0; 5]);
-        message(request, &mut scratch);
+        self.api.message(request, &mut scratch);
         let length = u32::try_from(scratch.len() - 5).expect("a few KiB");
         scratch[1..5].copy_from_slice(&length.to_be_bytes());
         if self.held.is_empty() && scratch.len() <= self.window {
@@ -203,16 +258,6 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-/// `PutRequest { key = 1, value = 2 }` or `RangeRequest { key = 1, serializable = 7 }` of etcd's rpc.proto.
-fn message(request: Request<'_>, out: &mut Vec<u8>) {
-    bytes_field(1, request.key.as_bytes(), out);
-    match request.operation {
-        Operation::Put => bytes_field(2, request.value, out),
-        Operation::Get => {}
-        Operation::LocalGet => out.extend_from_slice(&[7 << 3, 1]),
-    }
-}
-
 fn bytes_field(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.push(number << 3 | 2);
     let mut length = bytes.len();
@@ -236,16 +281,17 @@ mod tests {
 
     #[test]
     fn fields_that_the_server_remembers_take_one_byte() {
-        let mut grpc = Grpc::default();
+        let mut grpc = Grpc::new(Api::Etcd);
+        let put = Api::Etcd.path(Operation::Put);
         let mut first = Vec::new();
-        grpc.head(PUT, &mut first);
+        grpc.head(put, &mut first);
         assert_eq!(&first[..4], b"\x83\x86\x44\x14");
         assert_eq!(&first[first.len() - 12..], b"\x02te\x08trailers");
         let mut second = Vec::new();
-        grpc.head(PUT, &mut second);
+        grpc.head(put, &mut second);
         assert_eq!(second, [0x83, 0x86, 0x80 | 65, 0x80 | 64, 0x80 | 63, 0x80 | 62]);
         let mut other = Vec::new();
-        grpc.head(RANGE, &mut other);
+        grpc.head(Api::Etcd.path(Operation::Get), &mut other);
         assert_eq!(&other[..4], b"\x83\x86\x44\x16");
         // The newest comes first, so that all others move on by one.
         assert_eq!(&other[other.len() - 3..], [0x80 | 65, 0x80 | 64, 0x80 | 63]);
@@ -253,9 +299,18 @@ mod tests {
 
     #[test]
     fn messages_are_written() {
+        for api in [Api::Etcd, Api::Quorate] {
+            let mut out = Vec::new();
+            api.message(PUT_K, &mut out);
+            assert_eq!(out, b"\x0a\x01k\x12\x03abc");
+        }
+        let local = Request {
+            operation: Operation::LocalGet,
+            ..PUT_K
+        };
         let mut out = Vec::new();
-        message(PUT_K, &mut out);
-        assert_eq!(out, b"\x0a\x01k\x12\x03abc");
+        Api::Quorate.message(local, &mut out);
+        assert_eq!(out, b"\x0a\x01k\x12\x02\x08\x01");
         let mut long = Vec::new();
         bytes_field(2, &[0; 300], &mut long);
         assert_eq!(&long[..3], b"\x12\xac\x02");
@@ -263,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_right_with_a_message_and_wrong_without() {
-        let mut grpc = Grpc::default();
+        let mut grpc = Grpc::new(Api::Etcd);
         let (first, second) = (grpc.ask(PUT_K, &mut Vec::new()), grpc.ask(PUT_K, &mut Vec::new()));
         let mut input = Vec::new();
         frame(&mut input, HEADERS, END_HEADERS, first, &[0x88]);
@@ -282,8 +337,15 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_quorate_says_itself_whether_it_is_right() {
+        let answer = |fields: &[u8]| Api::Quorate.is_right(&[&[0; 5], fields].concat(), 0);
+        assert!(answer(&[8, 1]) && answer(&[8, 1, 0x20, 7]));
+        assert!(!answer(&[]) && !answer(&[0x10, 1]) && !answer(&[8, 1, 0x10, 1]));
+    }
+
+    #[test]
     fn requests_wait_for_leave() {
-        let mut grpc = Grpc::default();
+        let mut grpc = Grpc::new(Api::Etcd);
         let large = Request {
             value: &[0; 40_000],
             ..PUT_K

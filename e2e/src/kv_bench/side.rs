@@ -8,6 +8,7 @@ use operator_api::config::ServiceKind;
 use tempfile::TempDir;
 
 use super::generator::Protocol;
+use super::grpc::Api;
 use crate::admin::Admin;
 use crate::clock::{PATIENCE, eventually};
 use crate::group::{Group, GroupOptions, pid};
@@ -39,7 +40,7 @@ enum Running {
 
 impl Side {
     /// Starts a group of Quorate with its defaults.
-    pub fn quorate(members: u16) -> anyhow::Result<Self> {
+    pub fn quorate(members: u16, protocol: Protocol) -> anyhow::Result<Self> {
         let group = Group::start_with(GroupOptions {
             replicas: members,
             service: ServiceKind::Kv,
@@ -49,7 +50,7 @@ impl Side {
         let pids = statuses.iter().flatten().map(pid);
         Ok(Self {
             name: "quorate",
-            protocol: Protocol::Http,
+            protocol,
             leader: group.kv_port(),
             members: group.kv_member_ports(),
             pids: pids.collect::<anyhow::Result<_>>()?,
@@ -97,7 +98,7 @@ impl Side {
         let ports: Vec<u16> = (first..first + members).collect();
         Ok(Self {
             name: "etcd",
-            protocol: Protocol::Grpc,
+            protocol: Protocol::Grpc(Api::Etcd),
             leader: etcd_leader(&ports)?,
             members: ports,
             pids: processes.iter().map(Process::pid).collect(),
