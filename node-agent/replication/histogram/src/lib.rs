@@ -22,18 +22,28 @@ pub struct Histogram<T = ()> {
 /// was recorded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PercentileStats {
+    /// How many values were recorded.
     pub samples: u64,
+    /// What 0.1 % of the values do not exceed.
     pub p0_1: u64,
+    /// What 1 % of the values do not exceed.
     pub p1: u64,
+    /// What 5 % of the values do not exceed.
     pub p5: u64,
+    /// What 10 % of the values do not exceed.
     pub p10: u64,
+    /// What 50 % of the values do not exceed.
     pub p50: u64,
+    /// What 90 % of the values do not exceed.
     pub p90: u64,
+    /// What 99 % of the values do not exceed.
     pub p99: u64,
+    /// What 99.9 % of the values do not exceed.
     pub p99_9: u64,
 }
 
 impl<T> Histogram<T> {
+    /// One of no values.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -42,6 +52,7 @@ impl<T> Histogram<T> {
         }
     }
 
+    /// Counts `value` once.
     pub fn record(&mut self, value: u64) {
         self.record_n(value, 1);
     }
@@ -54,6 +65,7 @@ impl<T> Histogram<T> {
         }
     }
 
+    /// What was recorded so far.
     #[must_use]
     pub fn percentile_stats(&self) -> PercentileStats {
         PercentileStats {
@@ -113,17 +125,14 @@ pub struct AsciiChart {
 }
 
 impl AsciiChart {
+    /// One of no histograms.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// The same with one more.
     #[must_use]
-    #[expect(
-        clippy::should_implement_trait,
-        clippy::needless_pass_by_value,
-        reason = "openraft calls it so"
-    )]
     pub fn add<T>(mut self, name: impl Into<String>, histogram: Histogram<T>) -> Self {
         self.named.push((name.into(), histogram.percentile_stats()));
         self
