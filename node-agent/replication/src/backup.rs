@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -200,7 +201,7 @@ impl Backup {
 
     /// The snapshot with which the new group begins, of which the founder is the only member. Term 0 is below that of
     /// any leader to come.
-    pub(crate) fn first_snapshot(&self, founder: MemberNode) -> Bytes {
+    pub(crate) fn first_snapshot(&self, founder: MemberNode) -> io::Result<Bytes> {
         let leader_id = LeaderId { term: 0, node_id: 0 };
         let last = LogId::new(leader_id, self.header.index);
         let id = self.founder();
@@ -210,7 +211,7 @@ impl Backup {
             last_log_id: Some(last),
             last_membership: StoredMembership::new(Some(last), membership),
         };
-        snapshot::encode(&meta, self.header.unix_ms, &self.state)
+        snapshot::encode(&meta, self.header.unix_ms, |to| to.write_all(&self.state))
     }
 }
 

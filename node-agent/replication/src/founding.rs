@@ -33,7 +33,10 @@ pub(crate) async fn found(member: &Arc<Member>, group_id: Uuid) -> Result<Identi
                 index = backup.header.index,
                 "founding a group from a backup"
             );
-            (backup.founder(), Some(backup.first_snapshot(member.own_node())))
+            let snapshot = backup
+                .first_snapshot(member.own_node())
+                .map_err(|error| MembershipError::Invalid(format!("the backup cannot be used: {error}")))?;
+            (backup.founder(), Some(snapshot))
         }
     };
     let stored = Stored {

@@ -24,6 +24,7 @@ mod timers;
 mod tls;
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -67,6 +68,14 @@ pub trait State: Default + Send + Sync + 'static {
 
     /// The whole state as bytes, version first. Equal states give equal bytes.
     fn snapshot(&self) -> Vec<u8>;
+
+    /// Writes the same bytes, for a state that need not have them all in memory at once to do so.
+    ///
+    /// # Errors
+    /// Those of `to`.
+    fn write_snapshot(&self, to: &mut dyn io::Write) -> io::Result<()> {
+        to.write_all(&self.snapshot())
+    }
 
     /// The inverse of [`State::snapshot`].
     ///

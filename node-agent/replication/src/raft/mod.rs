@@ -5,6 +5,7 @@ pub(crate) mod incoming;
 pub(crate) mod leadership;
 pub(crate) mod log_store;
 pub(crate) mod network;
+pub(crate) mod pages;
 pub(crate) mod peers;
 pub(crate) mod proto;
 pub(crate) mod server;

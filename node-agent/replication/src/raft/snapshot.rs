@@ -11,11 +11,12 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
 use crate::raft::codec;
+use crate::raft::pages::{Counted, Pages};
 use crate::raft::types::{LeaderId, LogId, SnapshotMeta, StoredMembership};
 
 const MAGIC: &[u8; 8] = b"QRSNAP01";
@@ -47,8 +48,12 @@ fn to_log_id((term, node_id, index): (u64, NodeId, u64)) -> LogId {
     LogId::new(LeaderId { term, node_id }, index)
 }
 
-/// The file's bytes.
-pub(crate) fn encode(meta: &SnapshotMeta, clock_ms: u64, state: &[u8]) -> Bytes {
+/// The file's bytes. `state` writes the service's, twice, and the same.
+pub(crate) fn encode(
+    meta: &SnapshotMeta,
+    clock_ms: u64,
+    state: impl Fn(&mut dyn io::Write) -> io::Result<()>,
+) -> io::Result<Bytes> {
     let header = HeaderV1 {
         last: meta.last_log_id.as_ref().map(to_tuple),
         membership_at: meta.last_membership.log_id().as_ref().map(to_tuple),
@@ -56,15 +61,19 @@ pub(crate) fn encode(meta: &SnapshotMeta, clock_ms: u64, state: &[u8]) -> Bytes 
         clock_ms,
     };
     let header = postcard::to_allocvec(&header).expect("numbers and bytes in memory always serialise");
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + header.len() + state.len());
-    bytes.put_slice(MAGIC);
-    bytes.put_u32_le(0);
-    bytes.put_u32_le(u32::try_from(header.len()).expect("a header is small"));
-    bytes.put_slice(&header);
-    bytes.put_slice(state);
+    let header_length = u32::try_from(header.len()).expect("a header is small");
+    let mut state_bytes = Counted::default();
+    state(&mut state_bytes)?;
+    let mut pages = Pages::for_bytes(PREFIX_BYTES + header.len() + state_bytes.0)?;
+    pages.write_all(MAGIC)?;
+    pages.write_all(&[0; 4])?;
+    pages.write_all(&header_length.to_le_bytes())?;
+    pages.write_all(&header)?;
+    state(&mut pages)?;
+    let bytes = pages.filled_mut();
     let crc = crc32c::crc32c(&bytes[12..]);
     bytes[8..12].copy_from_slice(&crc.to_le_bytes());
-    bytes.freeze()
+    Ok(pages.freeze())
 }
 
 /// The inverse of [`encode`]; an error says what is wrong with the bytes.
@@ -118,8 +127,8 @@ impl SnapshotFile {
 
     /// The current snapshot's bytes; none before the first.
     pub(crate) fn read(&self) -> io::Result<Option<Bytes>> {
-        match fs::read(self.path()) {
-            Ok(bytes) => Ok(Some(bytes.into())),
+        match File::open(self.path()).and_then(Pages::read) {
+            Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
@@ -146,6 +155,10 @@ impl SnapshotFile {
 mod tests {
     use super::*;
 
+    fn encoded() -> Bytes {
+        encode(&meta(), 5, |to| to.write_all(b"state")).unwrap()
+    }
+
     fn meta() -> SnapshotMeta {
         SnapshotMeta {
             last_log_id: Some(to_log_id((2, 1, 9))),
@@ -155,14 +168,14 @@ mod tests {
 
     #[test]
     fn golden_bytes() {
-        let bytes = encode(&meta(), 5, b"state");
+        let bytes = encoded();
         assert_eq!(&bytes[..8], b"QRSNAP01");
         assert_eq!(&bytes[12..], b"\x09\0\0\0\x01\x02\x01\x09\0\x02\0\0\x05state");
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let bytes = encode(&meta(), 5, b"state");
+        let bytes = encoded();
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -175,7 +188,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = SnapshotFile::new(directory.path());
         assert!(file.read().unwrap().is_none());
-        file.write(&encode(&meta(), 5, b"state")).unwrap();
+        file.write(&encoded()).unwrap();
         let parts = decode(&file.read().unwrap().unwrap()).unwrap();
         assert_eq!(
             (parts.meta, parts.clock_ms, &parts.state[..]),

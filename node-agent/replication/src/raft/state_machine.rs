@@ -41,7 +41,7 @@ pub(crate) trait Machine: Send + Sync {
     /// The last applied index, the newest stamp, and the state as bytes: all of the same moment.
     fn view(&self) -> (u64, u64, Vec<u8>);
     /// The present state as a snapshot.
-    fn snapshot(&self) -> (SnapshotMeta, Bytes);
+    fn snapshot(&self) -> io::Result<(SnapshotMeta, Bytes)>;
     /// Whether the bytes of a snapshot's state can be read.
     fn check(&self, state: &[u8]) -> Result<(), RestoreError>;
     /// Reads a snapshot; what is returned makes it the present state.
@@ -133,14 +133,14 @@ impl<S: State> Machine for Applied<S> {
             .send_if_modified(|index| std::mem::replace(index, last) != last);
     }
 
-    fn snapshot(&self) -> (SnapshotMeta, Bytes) {
+    fn snapshot(&self) -> io::Result<(SnapshotMeta, Bytes)> {
         let held = self.read_held();
         let meta = SnapshotMeta {
             last_log_id: held.last,
             last_membership: held.membership.clone(),
         };
-        let bytes = snapshot::encode(&meta, held.clock_ms, &held.state.snapshot());
-        (meta, bytes)
+        let bytes = snapshot::encode(&meta, held.clock_ms, |to| held.state.write_snapshot(to))?;
+        Ok((meta, bytes))
     }
 
     fn check(&self, state: &[u8]) -> Result<(), RestoreError> {
@@ -223,8 +223,7 @@ impl StateMachine {
 
 /// A view of the state, encoded, on its way into the snapshot file.
 pub(crate) struct SnapshotBuilder {
-    meta: SnapshotMeta,
-    bytes: Bytes,
+    view: io::Result<(SnapshotMeta, Bytes)>,
     file: SnapshotFile,
 }
 
@@ -232,15 +231,14 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let view = std::mem::replace(&mut self.view, Err(io::ErrorKind::Other.into()));
+        let (meta, snapshot) = view?;
         loop {
-            let (file, bytes) = (self.file.clone(), self.bytes.clone());
+            let (file, bytes) = (self.file.clone(), snapshot.clone());
             let written = blocking(move || file.write(&bytes)).await?;
             match written {
                 Ok(()) => {
-                    return Ok(Snapshot {
-                        meta: self.meta.clone(),
-                        snapshot: self.bytes.clone(),
-                    });
+                    return Ok(Snapshot { meta, snapshot });
                 }
                 // A full disk is no reason to stop a member: the log is still whole, and space may come back.
                 Err(error) if error.kind() == io::ErrorKind::StorageFull => {
@@ -278,13 +276,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let applied = self.applied.clone();
         // Fails only when it panics, and then it does so here, too.
-        let (meta, bytes) = match blocking(move || applied.snapshot()).await {
-            Ok(snapshot) => snapshot,
+        let view = match blocking(move || applied.snapshot()).await {
+            Ok(view) => view,
             Err(_) => self.applied.snapshot(),
         };
         SnapshotBuilder {
-            meta,
-            bytes,
+            view,
             file: self.file.clone(),
         }
     }

@@ -14,6 +14,7 @@ mod transaction;
 mod value;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 
 #[cfg(simulation)]
@@ -367,7 +368,13 @@ impl State for KvState {
     }
 
     fn snapshot(&self) -> Vec<u8> {
-        parts::write(self)
+        let mut bytes = Vec::new();
+        parts::write(self, &mut bytes).expect("a vector takes everything");
+        bytes
+    }
+
+    fn write_snapshot(&self, to: &mut dyn io::Write) -> io::Result<()> {
+        parts::write(self, to)
     }
 
     fn restore(bytes: &[u8]) -> Result<Self, RestoreError> {

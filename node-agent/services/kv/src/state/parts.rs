@@ -4,6 +4,7 @@
 //! appended under a new tag. Equal states give equal bytes.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 use replication::{NodeId, RestoreError};
@@ -29,8 +30,8 @@ const LEASES: u8 = 3;
 const HISTORY: u8 = 4;
 const JOURNALS: u8 = 5;
 
-/// The state as bytes.
-pub(super) fn write(state: &KvState) -> Vec<u8> {
+/// Writes the state.
+pub(super) fn write(state: &KvState, to: &mut dyn io::Write) -> io::Result<()> {
     let items = state.items.iter().map(|(key, item)| (key.clone(), item.clone()));
     let store = Store {
         revision: state.revision,
@@ -39,28 +40,29 @@ pub(super) fn write(state: &KvState) -> Vec<u8> {
         merged: state.merged.clone(),
         dropped: state.dropped,
     };
-    let mut bytes = to_bytes(vec![SNAPSHOT_VERSION], &store);
+    to.write_all(&[SNAPSHOT_VERSION])?;
+    put_on(&store, to)?;
     if !state.dropped_last.is_empty() {
-        bytes.push(DROPPED_LAST);
-        bytes = to_bytes(bytes, &state.dropped_last);
+        to.write_all(&[DROPPED_LAST])?;
+        put_on(&state.dropped_last, to)?;
     }
     if state.logs.servers() != 0 {
-        bytes.push(LOGS);
-        bytes = to_bytes(bytes, &state.logs);
+        to.write_all(&[LOGS])?;
+        put_on(&state.logs, to)?;
     }
     if !state.leases.is_untouched() {
-        bytes.push(LEASES);
-        bytes = to_bytes(bytes, &state.leases);
+        to.write_all(&[LEASES])?;
+        put_on(&state.leases, to)?;
     }
     if !state.history.is_empty() {
-        bytes.push(HISTORY);
-        bytes = to_bytes(bytes, &state.history);
+        to.write_all(&[HISTORY])?;
+        put_on(&state.history, to)?;
     }
     if !state.journals.is_empty() {
-        bytes.push(JOURNALS);
-        bytes = to_bytes(bytes, &state.journals);
+        to.write_all(&[JOURNALS])?;
+        put_on(&state.journals, to)?;
     }
-    bytes
+    Ok(())
 }
 
 /// The inverse of [`write`].
@@ -120,8 +122,9 @@ fn take<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), Restor
     postcard::take_from_bytes(bytes).map_err(|source| error(source.to_string()))
 }
 
-fn to_bytes<T: Serialize>(before: Vec<u8>, part: &T) -> Vec<u8> {
-    postcard::to_extend(part, before).expect("values in memory always serialise")
+/// Values in memory always serialise: an error is one of `to`.
+fn put_on<T: Serialize>(part: &T, to: &mut dyn io::Write) -> io::Result<()> {
+    postcard::to_io(part, to).map(drop).map_err(io::Error::other)
 }
 
 fn error(reason: impl Into<String>) -> RestoreError {
