@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use crate::request::{Refusal, Target};
-use crate::state::{Operation, Transaction};
+use crate::state::{Operation, Owner, Transaction};
 
 /// The scheme of the header that carries a token (RFC 6750 §2.1).
 pub const SCHEME: &str = "Bearer";
@@ -58,6 +58,9 @@ struct Entry {
     /// With which names; empty for all.
     #[serde(default)]
     prefix: Arc<str>,
+    /// Whose numbered requests are those that carry it: the name's.
+    #[serde(skip)]
+    owner: Owner,
 }
 
 impl std::fmt::Debug for Entry {
@@ -80,7 +83,7 @@ impl Tokens {
     /// When it is no such file, or a token in it could be guessed or sent by nobody.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         // serde_json's own message would quote a value of the wrong type, and that may be a secret.
-        let file: File = serde_json::from_slice(bytes).map_err(|error| {
+        let mut file: File = serde_json::from_slice(bytes).map_err(|error| {
             format!(
                 "line {}, column {}: expected {{\"tokens\":[{{\"name\":…,\"token\":…,\"access\":\"read|write|admin\",\
                  \"prefix\":…}}]}} and nothing else",
@@ -94,7 +97,7 @@ impl Tokens {
                 file.tokens.len()
             ));
         }
-        for (number, entry) in file.tokens.iter().enumerate() {
+        for (number, entry) in file.tokens.iter_mut().enumerate() {
             let number = number + 1;
             if entry.name.is_empty() {
                 return Err(format!("token {number} has no name"));
@@ -106,6 +109,7 @@ impl Tokens {
                     entry.name.escape_debug()
                 ));
             }
+            entry.owner = Owner::of(&entry.name);
         }
         Ok(Self { entries: file.tokens })
     }
@@ -133,6 +137,7 @@ impl Tokens {
         };
         Ok(Grant(Some(Granted {
             name: first.name.clone(),
+            owner: first.owner,
             rules: granting
                 .iter()
                 .map(|entry| (entry.access, entry.prefix.clone()))
@@ -148,12 +153,19 @@ pub struct Grant(Option<Granted>);
 #[derive(Debug, Clone)]
 struct Granted {
     name: String,
+    owner: Owner,
     rules: Vec<(Level, Arc<str>)>,
 }
 
 impl Grant {
     /// Everything: there are no tokens.
     pub const EVERYTHING: Self = Self(None);
+
+    /// Whose sessions the caller may use, and whose requests it may ask about.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        self.0.as_ref().map_or(Owner::NOBODY, |granted| granted.owner)
+    }
 
     /// Whether names that begin with `prefix` (or are it) may be used at this level.
     #[must_use]
@@ -310,6 +322,26 @@ mod tests {
         let error = app.check(Level::Write, "x\n").unwrap_err();
         assert_eq!(error.status, StatusCode::FORBIDDEN);
         assert_eq!(error.sentence, r"the token `app` may not write `x\n`");
+    }
+
+    #[test]
+    fn requests_are_a_names_whatever_its_token_is() {
+        let owner = |name: &str, token: &str| {
+            let file = format!(r#"{{"tokens":[{{"name":"{name}","token":"{token}","access":"read"}}]}}"#);
+            let mut headers = HeaderMap::new();
+            let header = HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+            headers.insert(AUTHORIZATION, header);
+            Tokens::parse(file.as_bytes())
+                .unwrap()
+                .grant(&headers)
+                .unwrap()
+                .owner()
+        };
+        let app = owner("app", "app-0123456789abcdef");
+        assert_eq!(owner("app", "renewed-0123456789abcdef"), app);
+        assert_ne!(owner("ops", "app-0123456789abcdef"), app);
+        assert_ne!(app, Owner::NOBODY);
+        assert_eq!(Grant::EVERYTHING.owner(), Owner::NOBODY);
     }
 
     #[test]

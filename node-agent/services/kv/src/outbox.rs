@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use replication::NodeId;
 
-use crate::state::{Item, Policy, Remembered, Value};
+use crate::state::{Item, Owner, Policy, Remembered, Value};
 
 pub use log::{Recovered, Stored, encode, recover};
 
@@ -29,6 +29,8 @@ pub struct Own {
     pub member: NodeId,
     /// The write.
     pub write: Remembered,
+    /// Whose request it was, if it may have been ordered already.
+    pub owner: Owner,
 }
 
 /// What is remembered, and room that is promised.
@@ -55,6 +57,8 @@ pub struct Draft {
     pub value: Option<Value>,
     /// The request under which it may have been ordered already; zeros if it was not.
     pub request: (u64, u64),
+    /// Whose request that is.
+    pub owner: Owner,
     /// What happens on a conflict.
     pub policy: Policy,
     /// The clock.
@@ -146,6 +150,7 @@ impl Outbox {
         let (session, seq) = draft.request;
         Own {
             member: draft.member,
+            owner: draft.owner,
             write: Remembered {
                 number: self.last,
                 session,
@@ -196,9 +201,9 @@ impl Outbox {
         done.map(|own| own.write.number).collect()
     }
 
-    /// The first writes, as many as fit into one log entry, and whose they are.
+    /// The first writes, as many as fit into one log entry, with the owners of their requests; and the member that has them.
     #[must_use]
-    pub fn first_batch(&self, upto: u64) -> Option<(NodeId, Vec<Remembered>)> {
+    pub fn first_batch(&self, upto: u64) -> Option<(NodeId, Vec<(Owner, Remembered)>)> {
         let member = self.writes.values().next()?.member;
         let mut bytes = 0;
         let batch: Vec<_> = self
@@ -211,7 +216,7 @@ impl Outbox {
                 bytes += size(&own.write.key, own.write.value.as_ref());
                 fits
             })
-            .map(|own| own.write.clone())
+            .map(|own| (own.owner, own.write.clone()))
             .collect();
         (!batch.is_empty()).then_some((member, batch))
     }
@@ -226,7 +231,7 @@ impl Outbox {
             .iter()
             .filter(|number| **number <= upto)
             .map(|number| &self.writes[number]);
-        for Own { member, write } in chain {
+        for Own { member, write, .. } in chain {
             let present = match &shown {
                 None => present,
                 Some(Shown(item)) => item.as_ref(),

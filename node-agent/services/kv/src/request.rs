@@ -18,7 +18,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
 use crate::KEY_BYTES_MAX;
-use crate::state::Value;
+use crate::state::{Owner, Value};
 pub use more::More;
 use more::PARAMETERS;
 pub use token::Token;
@@ -100,6 +100,8 @@ pub struct Terms {
     pub floor: u64,
     /// `first=true`: the client has not sent this request before; then a timeout needs no quorum to be certain.
     pub first: bool,
+    /// Whose request it is: no parameter, the caller's token tells it.
+    pub owner: Owner,
     /// The parameters of single operations.
     pub more: More,
 }
@@ -532,6 +534,7 @@ mod tests {
             request: Some((3, 9)),
             floor: 7,
             first: false,
+            owner: Owner::NOBODY,
             more: More::default(),
         };
         assert_eq!(terms, expected);

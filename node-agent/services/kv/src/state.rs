@@ -7,6 +7,7 @@ mod history;
 mod journal;
 mod leases;
 mod logs;
+mod owner;
 mod parts;
 mod reading;
 mod session;
@@ -30,7 +31,8 @@ use journal::Journals;
 use leases::Leases;
 pub use leases::Lifetime;
 use logs::Logs;
-use session::{Admission, Sessions};
+pub use owner::{Caller, Owner};
+use session::{Admission, Asked, Sessions};
 pub use transaction::{Comparison, Condition, Made, Operation, Transaction};
 pub use value::Value;
 
@@ -121,20 +123,29 @@ impl KvState {
             floor,
             change,
         } = request;
+        let (caller, change) = change.caller();
+        let owner = caller.owner;
         if session == 0 {
-            return self.change(at, change);
+            return self.change(at, owner, change);
         }
-        match self.sessions.admit(session, seq, floor, at.unix_ms) {
+        let asked = Asked {
+            session,
+            seq,
+            floor,
+            caller,
+            cancels: matches!(change, Change::Cancel),
+        };
+        match self.sessions.admit(asked, at.unix_ms) {
             Admission::Answered(outcome) => outcome,
             Admission::New => {
-                let outcome = self.change(at, change);
-                self.sessions.record(session, seq, &outcome);
+                let outcome = self.change(at, owner, change);
+                self.sessions.record(session, seq, owner, &outcome);
                 outcome
             }
         }
     }
 
-    fn change(&mut self, at: LogTime, change: Change) -> Outcome {
+    fn change(&mut self, at: LogTime, owner: Owner, change: Change) -> Outcome {
         let by_quorum = Origin::quorum(at);
         match change {
             Change::Set { key, value } => self.set(key, value, by_quorum),
@@ -175,17 +186,28 @@ impl KvState {
                 revision: self.revision,
             },
             Change::Open { member } => Outcome::Opened {
-                session: self.sessions.open(member, at.unix_ms),
+                session: self.sessions.open(member, owner, at.unix_ms),
             },
             Change::Cancel => Outcome::Cancelled,
-            Change::Merge { member, remembered } => self.merge(at, member, remembered),
+            Change::Merge { member, remembered } => {
+                let nobodys = remembered.into_iter().map(|one| (Owner::NOBODY, one));
+                self.merge(at, member, nobodys)
+            }
+            Change::MergeFor { member, remembered } => self.merge(at, member, remembered.into_iter()),
+            // Nobody wraps a change twice.
+            Change::By { caller, change } => self.change(at, caller.owner, *change),
             Change::Extract { server, digests } => self.logs.extract(&server, &digests),
         }
     }
 
-    fn merge(&mut self, at: LogTime, member: NodeId, all: Vec<Remembered>) -> Outcome {
+    fn merge(
+        &mut self,
+        at: LogTime,
+        member: NodeId,
+        all: impl Iterator<Item = (Owner, Remembered)>,
+    ) -> Outcome {
         let (mut stored, mut dropped) = (0, Vec::new());
-        for remembered in all {
+        for (owner, remembered) in all {
             let last = self.merged.entry(member).or_default();
             let is_merged = remembered.number <= *last;
             #[cfg(simulation)]
@@ -199,9 +221,11 @@ impl KvState {
             let is_repeatable = session == 0;
             #[cfg(simulation)]
             let is_repeatable = is_repeatable || is_planted(Bug::OutboxReplayedTwice);
-            let admission = match session {
-                _ if is_repeatable => Admission::New,
-                _ => self.sessions.admit(session, seq, 0, at.unix_ms),
+            let admission = if is_repeatable {
+                Admission::New
+            } else {
+                self.sessions
+                    .admit(Asked::remembered(owner, session, seq), at.unix_ms)
             };
             let outcome = match admission {
                 Admission::Answered(Outcome::Done { .. } | Outcome::Differs { .. }) => {
@@ -217,7 +241,7 @@ impl KvState {
             } else {
                 stored += 1;
             }
-            self.sessions.record(session, seq, &outcome);
+            self.sessions.record(session, seq, owner, &outcome);
         }
         Outcome::Merged { stored, dropped }
     }

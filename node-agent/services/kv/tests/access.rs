@@ -88,6 +88,63 @@ async fn tokens_are_asked_for_at_every_member_and_changed_ones_count() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_and_tickets_are_the_tokens_that_made_them() {
+    let file = |directory: &Path| directory.join("tokens.json");
+    let mut group = Group::with(|directory| {
+        fs::write(file(directory), tokens(OPS)).unwrap();
+        AccessFiles {
+            tokens: Some(file(directory)),
+            tls: None,
+        }
+    })
+    .await;
+    let opened = group
+        .send(0, &request("POST", "/v1/sessions?blocking=true", OPS, ""))
+        .await;
+    let session = opened.json["session"].as_u64().unwrap();
+    let numbered = |path: &str, seq: u64| format!("{path}session={session}&seq={seq}");
+    let set = numbered("/v1/kv/app/k?blocking=true&", 1);
+    let outcome = numbered("/v1/outcome?", 1);
+    for number in 0..3 {
+        // Another token finds no such session, at any member, and uses no number up.
+        let stranger = group.send(number, &request("PUT", &set, APP, "theirs")).await;
+        assert_eq!(stranger.status, 410, "{stranger:?}");
+        let cancel = numbered("/v1/cancel?", 1);
+        let told = group.send(number, &request("POST", &cancel, APP, "")).await;
+        assert_eq!(told.json["outcome"], "forgotten", "{told:?}");
+    }
+    for number in 0..3 {
+        let owner = group.send(number, &request("PUT", &set, OPS, "mine")).await;
+        assert_eq!(
+            (owner.status, &owner.json["revision"]),
+            (200, &1.into()),
+            "{owner:?}"
+        );
+        let told = group.send(number, &request("GET", &outcome, APP, "")).await;
+        assert_eq!(told.json["outcome"], "forgotten", "{told:?}");
+        let told = group.send(number, &request("GET", &outcome, OPS, "")).await;
+        assert_eq!(told.json["outcome"], "done", "{told:?}");
+    }
+    // A renewed token of the same name repeats what the former one asked for; another leader answers it.
+    fs::write(file(group.directory()), tokens(NEW)).unwrap();
+    let leader = group.leader().await;
+    group.stop(leader).await;
+    for number in group.running() {
+        eventually("the renewed token counts", async || {
+            let read = group.send(number, &request("GET", "/v1/outbox", NEW, "")).await;
+            read.status == 200
+        })
+        .await;
+        let again = group.send(number, &request("PUT", &set, NEW, "mine")).await;
+        assert_eq!(
+            (again.status, &again.json["revision"]),
+            (200, &1.into()),
+            "{again:?}"
+        );
+    }
+}
+
 /// Writes a certificate and its key; what a client must trust.
 fn certificate(directory: &Path) -> RootCertStore {
     let made = rcgen::generate_simple_self_signed(["kv.test".to_owned()]).unwrap();

@@ -13,7 +13,7 @@ use replication::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::Own;
-use crate::state::Remembered;
+use crate::state::{Owner, Remembered};
 
 const MAGIC: &[u8; 8] = b"QROUTB01";
 const HEAD_BYTES: usize = 8;
@@ -27,6 +27,17 @@ pub enum Stored {
     Last(u64),
     /// A write, and the node id of the member then.
     Write(NodeId, Remembered),
+    /// The same, and the owner of its request.
+    WriteFor(NodeId, Remembered, Owner),
+}
+
+impl From<Own> for Stored {
+    fn from(own: Own) -> Self {
+        match own.owner {
+            Owner::NOBODY => Self::Write(own.member, own.write),
+            owner => Self::WriteFor(own.member, own.write, owner),
+        }
+    }
 }
 
 /// What a file holds.
@@ -96,11 +107,14 @@ impl Recovered {
     fn take(&mut self, record: Stored) {
         match record {
             Stored::Last(last) => self.last = self.last.max(last),
-            Stored::Write(member, write) => {
-                self.last = self.last.max(write.number);
-                self.writes.push(Own { member, write });
-            }
+            Stored::Write(member, write) => self.take_write(member, write, Owner::NOBODY),
+            Stored::WriteFor(member, write, owner) => self.take_write(member, write, owner),
         }
+    }
+
+    fn take_write(&mut self, member: NodeId, write: Remembered, owner: Owner) {
+        self.last = self.last.max(write.number);
+        self.writes.push(Own { member, write, owner });
     }
 }
 

@@ -6,6 +6,7 @@ fn draft(key: &str, value: Option<&str>, policy: Policy) -> Draft {
         key: key.into(),
         value: value.map(Value::from),
         request: (0, 0),
+        owner: Owner::NOBODY,
         policy,
         unix_ms: 100,
     }
@@ -115,7 +116,10 @@ fn batches_are_of_one_member_and_of_what_is_on_the_disk() {
     outbox.keep(own);
     let numbers = |upto| {
         let (member, batch) = outbox.first_batch(upto)?;
-        Some((member, batch.iter().map(|write| write.number).collect::<Vec<_>>()))
+        Some((
+            member,
+            batch.iter().map(|(_, write)| write.number).collect::<Vec<_>>(),
+        ))
     };
     assert_eq!(numbers(9), Some((5, vec![1, 2])));
     assert_eq!(numbers(1), Some((5, vec![1])));
@@ -126,7 +130,7 @@ fn batches_are_of_one_member_and_of_what_is_on_the_disk() {
 fn golden_bytes_and_every_prefix_is_a_legal_prefix() {
     let mut outbox = Outbox::default();
     let write = add(&mut outbox, "k", Some("v"), Policy::Base, None);
-    let records = [Stored::Last(7), Stored::Write(5, write)];
+    let records = [Stored::Last(7), Stored::Write(5, write.clone())];
     let bytes = encode(&records, true);
     assert_eq!(&bytes[..12], b"QROUTB01\x02\0\0\0");
     assert_eq!(&bytes[16..22], b"\x00\x07\x0e\0\0\0");
@@ -138,4 +142,15 @@ fn golden_bytes_and_every_prefix_is_a_legal_prefix() {
         assert!(part.writes.is_empty() && !part.is_damaged, "{length}");
         assert!(part.good_bytes <= length);
     }
+    let owned = Own {
+        member: 5,
+        write,
+        owner: Owner::of("app"),
+    };
+    let bytes = encode(&[Stored::from(owned.clone())], true);
+    assert_eq!(
+        &bytes[16..],
+        b"\x02\x05\x01\0\0\x01k\x01\x01v\0\0\x64\x01\xcb\x8e\x9d\xf2\xca\xdb\xb3\xb9\xa1\x01"
+    );
+    assert_eq!(recover(&bytes).writes, [owned]);
 }

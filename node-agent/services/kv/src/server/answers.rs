@@ -62,7 +62,8 @@ pub(super) fn answer(
         Settled::Outcome(Outcome::NoSession) => Err(Refusal::new(
             StatusCode::GONE,
             format!(
-                "there is no session {session} (any more): nothing was done; open one with POST /v1/sessions"
+                "there is no session {session} (any more), or another token opened it: nothing was done; open one with \
+                 POST /v1/sessions"
             ),
         )),
         Settled::Outcome(Outcome::Forgotten) => Err(Refusal::new(

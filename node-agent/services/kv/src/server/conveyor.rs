@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::link::{Failed, Link};
 use super::numbers::Numbers;
-use crate::state::{Change, Command, Outcome, Request};
+use crate::state::{Caller, Change, Command, Outcome, Owner, Remembered, Request};
 
 /// Requests that wait to be carried; further ones wait before they are taken in.
 const QUEUE_MAX: usize = 4096;
@@ -25,6 +25,7 @@ struct Parcel {
     session: u64,
     seq: u64,
     floor: Option<u64>,
+    owner: Owner,
     change: Change,
     confirmed: bool,
     taken: Arc<AtomicBool>,
@@ -47,6 +48,8 @@ pub(super) struct Load {
     pub(super) seq: u64,
     /// What the client says of its own session; none for this member's.
     pub(super) floor: Option<u64>,
+    /// Whose request it is.
+    pub(super) owner: Owner,
     pub(super) change: Change,
     /// Whether it must not be handed over to a leader that may be unable to order it.
     pub(super) confirmed: bool,
@@ -74,6 +77,7 @@ impl Conveyor {
             session,
             seq,
             floor,
+            owner,
             change,
             confirmed,
         } = load;
@@ -81,6 +85,7 @@ impl Conveyor {
             session,
             seq,
             floor,
+            owner,
             change,
             confirmed,
             taken: taken.clone(),
@@ -181,11 +186,15 @@ impl Batch {
         }
         self.bytes += size(&parcel.change);
         self.own.push(parcel.floor.is_none());
+        let caller = Caller {
+            owner: parcel.owner,
+            has_numbered: parcel.floor.is_some(),
+        };
         self.requests.push(Request {
             session: parcel.session,
             seq: parcel.seq,
             floor: parcel.floor.unwrap_or_default(),
-            change: parcel.change,
+            change: parcel.change.asked_by(caller),
         });
         self.answers.push(parcel.answer);
     }
@@ -230,12 +239,15 @@ pub(super) fn size(change: &Change) -> usize {
         | Change::KeepAlive { .. }
         | Change::Revoke { .. }
         | Change::Expire => 0,
-        Change::Merge { remembered, .. } => remembered
-            .iter()
-            .map(|one| one.key.len() + one.value.as_ref().map_or(0, |value| value.as_ref().len()))
-            .sum(),
+        Change::Merge { remembered, .. } => remembered.iter().map(size_of_one).sum(),
+        Change::MergeFor { remembered, .. } => remembered.iter().map(|(_, one)| size_of_one(one)).sum(),
+        Change::By { change, .. } => size(change),
         Change::Extract { server, digests } => server.len() + digests.as_ref().len(),
     }
+}
+
+fn size_of_one(one: &Remembered) -> usize {
+    one.key.len() + one.value.as_ref().map_or(0, |value| value.as_ref().len())
 }
 
 /// The member that opens a session for itself.
@@ -244,6 +256,7 @@ pub(super) fn open_session(member: NodeId) -> Load {
         session: 0,
         seq: 0,
         floor: None,
+        owner: Owner::NOBODY,
         change: Change::Open { member: Some(member) },
         confirmed: false,
     }

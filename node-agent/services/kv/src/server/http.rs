@@ -276,9 +276,10 @@ pub(super) fn admit(
     (path, query): (&str, Option<&str>),
     headers: &HeaderMap,
 ) -> Result<Admitted, Refusal> {
-    let head = request::head(method, path, query)?;
+    let mut head = request::head(method, path, query)?;
     let grant = context.access.grant(headers)?;
     grant.check_target(&head.target)?;
+    head.terms.owner = grant.owner();
     Ok(Admitted { head, grant })
 }
 
@@ -386,7 +387,8 @@ async fn carry_out(
     Ok(Content::Answer(answer))
 }
 
-/// Of another's request, the value is shown to those only who may read everything.
+/// A token may have lost what it could read when it made the request: the value is shown to those only who may read
+/// everything.
 fn shown_to(grant: &Grant, answer: Answer) -> Answer {
     if grant.allows(Level::Read, "") {
         return answer;

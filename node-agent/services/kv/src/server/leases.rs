@@ -11,7 +11,7 @@ use super::conveyor::Load;
 use super::operations::{TIMEOUT, unix_ms};
 use super::writes::{Patience, reached};
 use crate::request::{Answer, Refusal, Row, Terms};
-use crate::state::{Change, KvState};
+use crate::state::{Change, KvState, Owner};
 
 /// The leader looks so often for what is due; what may end earlier than what it waits for was stored less than a second ago.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -88,6 +88,7 @@ impl Context {
             session: 0,
             seq: 0,
             floor: None,
+            owner: Owner::NOBODY,
             change: Change::Expire,
             confirmed: false,
         };

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::state::Owner;
+
 /// Requests whose clients were told that nobody knows; the group remembers these until they are settled.
 const UNKNOWN_MAX: usize = 1024;
 
@@ -16,7 +18,7 @@ struct Held {
     session: u64,
     next: u64,
     unanswered: BTreeSet<u64>,
-    unknown: VecDeque<u64>,
+    unknown: VecDeque<(u64, Owner)>,
 }
 
 /// A request that is unanswered as long as this lives.
@@ -24,6 +26,7 @@ struct Held {
 pub(super) struct Number {
     pub(super) session: u64,
     pub(super) seq: u64,
+    pub(super) owner: Owner,
     numbers: Arc<Numbers>,
 }
 
@@ -45,8 +48,8 @@ impl Numbers {
         };
     }
 
-    /// The next request's number; none before a session is open.
-    pub(super) fn next(self: &Arc<Self>) -> Option<Number> {
+    /// The number of an owner's next request; none before a session is open.
+    pub(super) fn next(self: &Arc<Self>, owner: Owner) -> Option<Number> {
         let mut held = self.held();
         if held.session == 0 {
             return None;
@@ -57,6 +60,7 @@ impl Numbers {
         Some(Number {
             session: held.session,
             seq,
+            owner,
             numbers: self.clone(),
         })
     }
@@ -68,11 +72,11 @@ impl Numbers {
         (held.session, lowest)
     }
 
-    /// Ends the wait for a request whose outcome was asked for.
-    pub(super) fn settle(&self, session: u64, seq: u64) {
+    /// Ends the wait for a request whose outcome its owner asked for.
+    pub(super) fn settle(&self, owner: Owner, session: u64, seq: u64) {
         let mut held = self.held();
-        if held.session == session && held.unknown.contains(&seq) {
-            held.unknown.retain(|unknown| *unknown != seq);
+        if held.session == session && held.unknown.contains(&(seq, owner)) {
+            held.unknown.retain(|unknown| *unknown != (seq, owner));
             held.unanswered.remove(&seq);
         }
     }
@@ -85,9 +89,9 @@ impl Number {
         if held.session != self.session {
             return;
         }
-        held.unknown.push_back(self.seq);
+        held.unknown.push_back((self.seq, self.owner));
         if held.unknown.len() > UNKNOWN_MAX
-            && let Some(oldest) = held.unknown.pop_front()
+            && let Some((oldest, _)) = held.unknown.pop_front()
         {
             held.unanswered.remove(&oldest);
         }
@@ -97,7 +101,7 @@ impl Number {
 impl Drop for Number {
     fn drop(&mut self) {
         let mut held = self.numbers.held();
-        if held.session == self.session && !held.unknown.contains(&self.seq) {
+        if held.session == self.session && !held.unknown.contains(&(self.seq, self.owner)) {
             held.unanswered.remove(&self.seq);
         }
     }
@@ -107,19 +111,23 @@ impl Drop for Number {
 mod tests {
     use super::*;
 
+    const OWNER: Owner = Owner::NOBODY;
+
     #[test]
     fn floor_is_the_lowest_unanswered_number() {
         let numbers = Arc::new(Numbers::default());
-        assert!(numbers.next().is_none());
+        assert!(numbers.next(OWNER).is_none());
         numbers.begin(7);
         assert_eq!(numbers.floor(), (7, 1));
-        let (first, second) = (numbers.next().unwrap(), numbers.next().unwrap());
+        let (first, second) = (numbers.next(OWNER).unwrap(), numbers.next(OWNER).unwrap());
         drop(second);
         assert_eq!(numbers.floor(), (7, 1));
         first.leave_unknown();
         drop(first);
         assert_eq!(numbers.floor(), (7, 1));
-        numbers.settle(7, 1);
+        numbers.settle(Owner::of("another"), 7, 1);
+        assert_eq!(numbers.floor(), (7, 1));
+        numbers.settle(OWNER, 7, 1);
         assert_eq!(numbers.floor(), (7, 3));
     }
 
@@ -127,9 +135,9 @@ mod tests {
     fn numbers_of_an_old_session_change_nothing_in_the_new_one() {
         let numbers = Arc::new(Numbers::default());
         numbers.begin(7);
-        let old = numbers.next().unwrap();
+        let old = numbers.next(OWNER).unwrap();
         numbers.begin(8);
-        let new = numbers.next().unwrap();
+        let new = numbers.next(OWNER).unwrap();
         drop(old);
         assert_eq!(numbers.floor(), (8, new.seq));
     }

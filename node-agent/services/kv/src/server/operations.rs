@@ -9,13 +9,12 @@ use replication::simulation::{Bug, is_planted};
 
 use super::Context;
 use super::answers::{answer, found, merged, refused, timeout, told};
-use super::conveyor::Load;
 use super::link::Failed;
 use super::remember::Room;
 use super::writes::{Identity, Patience, Settled, reached};
 use crate::outbox::{self, Draft, Shown};
 use crate::request::{Answer, Refusal, Terms};
-use crate::state::{Change, KvState, Outcome, Value};
+use crate::state::{Change, KvState, Outcome, Owner, Value};
 
 /// How long a request waits that may time out and does not say.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
@@ -152,8 +151,9 @@ impl Context {
                 seq,
                 floor: terms.floor,
                 first: terms.first,
+                owner: terms.owner,
             }),
-            None => self.number(patience).await.map(Identity::Own),
+            None => self.number(terms.owner, patience).await.map(Identity::Own),
         }
     }
 
@@ -220,6 +220,7 @@ impl Context {
                 seq,
                 floor: 0,
                 first: false,
+                owner: terms.owner,
             })
         };
         let draft = Draft {
@@ -228,6 +229,7 @@ impl Context {
             key,
             value,
             request: given_up.as_ref().map_or((0, 0), Identity::ids),
+            owner: given_up.as_ref().map_or(Owner::NOBODY, Identity::owner),
             unix_ms: unix_ms(),
         };
         self.remember(draft, given_up, room, terms).await
@@ -287,15 +289,9 @@ impl Context {
         let Some(identity) = self.identity(terms, patience).await else {
             return Tried::GivenUp(None);
         };
-        let (session, seq) = identity.ids();
+        let (session, _) = identity.ids();
         let own = matches!(identity, Identity::Own(_));
-        let put = self.conveyor.put(Load {
-            session,
-            seq,
-            floor: (!own).then_some(terms.floor),
-            change,
-            confirmed: false,
-        });
+        let put = self.conveyor.put(identity.load(change, false));
         let mut carried = tokio::select! {
             carried = put => carried,
             () = reached(patience.deadline) => return Tried::GivenUp(Some(identity)),
@@ -323,13 +319,13 @@ impl Context {
         let (session, seq) = terms.request.unwrap_or_default();
         let patience = self.patience(terms, TIMEOUT);
         let Some(outcome) = self
-            .consistent(patience, |state| state.answer(session, seq))
+            .consistent(patience, |state| state.answer(terms.owner, session, seq))
             .await
         else {
             return timeout();
         };
         if outcome.is_some() {
-            self.numbers.settle(session, seq);
+            self.numbers.settle(terms.owner, session, seq);
         }
         told(outcome.as_ref())
     }
@@ -342,12 +338,13 @@ impl Context {
             seq,
             floor: 0,
             first: false,
+            owner: terms.owner,
         };
         let patience = self.patience(terms, TIMEOUT);
         // Two copies of a cancellation do what one does, so that it needs no number of its own.
         match self.settle_certainly(&identity, patience).await {
             Some(outcome) => {
-                self.numbers.settle(session, seq);
+                self.numbers.settle(terms.owner, session, seq);
                 Ok(told(Some(&outcome)))
             }
             None => Err(Refusal::new(
@@ -365,6 +362,7 @@ impl Context {
             seq: 0,
             floor: 0,
             first: true,
+            owner: terms.owner,
         };
         // One that nobody learns of ends by itself.
         match self

@@ -51,6 +51,7 @@ impl Context {
             seq,
             floor: terms.floor,
             first: false,
+            owner: terms.owner,
         };
         let patience = self.patience(terms, TIMEOUT);
         match self.settle_certainly(&identity, patience).await {

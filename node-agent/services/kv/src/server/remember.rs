@@ -15,7 +15,7 @@ use super::conveyor::{Conveyor, Load};
 use super::disk::{Broken, Disk};
 use super::numbers::Number;
 use crate::outbox::{Draft, Outbox, Own, Shown, Stored};
-use crate::state::{Change, Item, KvState, Outcome};
+use crate::state::{Change, Item, KvState, Outcome, Owner};
 
 /// Writes that wait for one sync.
 const QUEUE_MAX: usize = 4096;
@@ -275,21 +275,20 @@ impl Memory {
                 }
                 continue;
             };
-            let last = remembered.last().map_or(0, |write| write.number);
+            let last = remembered.last().map_or(0, |(_, write)| write.number);
             let load = Load {
                 session: 0,
                 seq: 0,
                 floor: None,
-                change: Change::Merge {
-                    member,
-                    remembered: remembered.clone(),
-                },
+                owner: Owner::NOBODY,
+                change: Change::merge(member, remembered.clone()),
                 confirmed: false,
             };
             let mut carried = conveyor.put(load).await;
             match carried.answer().await {
                 Ok(Outcome::Merged { stored, dropped }) => {
-                    for lost in remembered.iter().filter(|write| dropped.contains(&write.number)) {
+                    let all = remembered.iter().map(|(_, write)| write);
+                    for lost in all.filter(|write| dropped.contains(&write.number)) {
                         warn!(key = &*lost.key, policy = ?lost.policy, number = lost.number,
                             "a remembered write lost a conflict and was dropped");
                     }
@@ -366,7 +365,7 @@ async fn write(disk: Disk, shared: Arc<Shared>, replica: Replica<KvState>, mut j
             match job {
                 Job::Append(own, done) => {
                     last = last.max(own.write.number);
-                    records.push(Stored::Write(own.member, own.write));
+                    records.push(Stored::from(own));
                     waiting.push(done);
                 }
                 Job::Clear => clears = true,
@@ -424,10 +423,7 @@ impl Shared {
         let held = self.held();
         let is_due = is_long || (clears && held.outbox.is_empty());
         is_due.then(|| {
-            let writes = held
-                .outbox
-                .writes()
-                .map(|own| Stored::Write(own.member, own.write.clone()));
+            let writes = held.outbox.writes().cloned().map(Stored::from);
             std::iter::once(Stored::Last(held.outbox.last()))
                 .chain(writes)
                 .collect()

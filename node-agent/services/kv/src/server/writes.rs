@@ -15,7 +15,7 @@ use super::link::{Failed, now};
 use super::numbers::Number;
 use super::{Context, conveyor};
 use crate::peer::NotOrdered;
-use crate::state::{Change, Outcome};
+use crate::state::{Change, Outcome, Owner};
 
 /// Before a request is sent again, unless leadership changes earlier.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
@@ -65,6 +65,8 @@ pub(super) enum Identity {
         floor: u64,
         /// Whether the client promises that it has not sent the request before, to any member.
         first: bool,
+        /// Whose it is.
+        owner: Owner,
     },
 }
 
@@ -76,7 +78,14 @@ impl Identity {
         }
     }
 
-    fn load(&self, change: Change, confirmed: bool) -> Load {
+    pub(super) const fn owner(&self) -> Owner {
+        match self {
+            Self::Own(number) => number.owner,
+            Self::Client { owner, .. } => *owner,
+        }
+    }
+
+    pub(super) fn load(&self, change: Change, confirmed: bool) -> Load {
         let (session, seq) = self.ids();
         let floor = match self {
             Self::Own(_) => None,
@@ -86,6 +95,7 @@ impl Identity {
             session,
             seq,
             floor,
+            owner: self.owner(),
             change,
             confirmed,
         }
@@ -219,9 +229,9 @@ impl Context {
     }
 
     /// A number of this member's session; none when the patience ended before there is one.
-    pub(super) async fn number(&self, patience: Patience) -> Option<Number> {
+    pub(super) async fn number(&self, owner: Owner, patience: Patience) -> Option<Number> {
         loop {
-            if let Some(number) = self.numbers.next() {
+            if let Some(number) = self.numbers.next(owner) {
                 return Some(number);
             }
             let mut opened = self.opened.subscribe();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use replication::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::{Lifetime, Made, Transaction, Value};
+use super::{Caller, Lifetime, Made, Owner, Transaction, Value};
 
 /// One log entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +123,32 @@ pub enum Change {
         /// The journal's name.
         journal: Arc<str>,
     },
+    /// What a caller with a token asks for.
+    By {
+        /// The caller.
+        caller: Caller,
+        /// Any other change.
+        change: Box<Change>,
+    },
+    /// As [`Change::Merge`], where requests are callers' with tokens.
+    MergeFor {
+        /// The member, under the node id that it had then.
+        member: NodeId,
+        /// What it remembered, in this order, and whose requests these were.
+        remembered: Vec<(Owner, Remembered)>,
+    },
+}
+
+impl Change {
+    /// Stores what a member remembered.
+    #[must_use]
+    pub fn merge(member: NodeId, remembered: Vec<(Owner, Remembered)>) -> Self {
+        if remembered.iter().any(|(owner, _)| *owner != Owner::NOBODY) {
+            return Self::MergeFor { member, remembered };
+        }
+        let remembered = remembered.into_iter().map(|(_, one)| one).collect();
+        Self::Merge { member, remembered }
+    }
 }
 
 /// A write that a member accepted without a quorum.

@@ -11,7 +11,7 @@ use replication::{NodeId, RestoreError};
 use serde::{Deserialize, Serialize};
 
 use super::history::History;
-use super::session::Sessions;
+use super::session::{Owned, Sessions, Stored};
 use super::{Item, KvState, SNAPSHOT_VERSION, size};
 
 /// The store, as in version 1, which has nothing behind it.
@@ -19,7 +19,7 @@ use super::{Item, KvState, SNAPSHOT_VERSION, size};
 struct Store {
     revision: u64,
     items: Vec<(Arc<str>, Item)>,
-    sessions: Sessions,
+    sessions: Stored,
     merged: BTreeMap<NodeId, u64>,
     dropped: u64,
 }
@@ -29,14 +29,16 @@ const LOGS: u8 = 2;
 const LEASES: u8 = 3;
 const HISTORY: u8 = 4;
 const JOURNALS: u8 = 5;
+const OWNED_SESSIONS: u8 = 6;
 
 /// Writes the state.
 pub(super) fn write(state: &KvState, to: &mut dyn io::Write) -> io::Result<()> {
     let items = state.items.iter().map(|(key, item)| (key.clone(), item.clone()));
+    let (sessions, owned) = state.sessions.stored();
     let store = Store {
         revision: state.revision,
         items: items.collect(),
-        sessions: state.sessions.clone(),
+        sessions,
         merged: state.merged.clone(),
         dropped: state.dropped,
     };
@@ -62,6 +64,10 @@ pub(super) fn write(state: &KvState, to: &mut dyn io::Write) -> io::Result<()> {
         to.write_all(&[JOURNALS])?;
         put_on(&state.journals, to)?;
     }
+    if !owned.is_empty() {
+        to.write_all(&[OWNED_SESSIONS])?;
+        put_on(&owned, to)?;
+    }
     Ok(())
 }
 
@@ -81,7 +87,6 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
         revision: store.revision,
         bytes: items.iter().map(|(key, item)| size(key, item)).sum(),
         items,
-        sessions: store.sessions,
         merged: store.merged,
         dropped: store.dropped,
         // A snapshot of an earlier version has no history.
@@ -91,6 +96,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
     if *version == 1 && !rest.is_empty() {
         return Err(error(format!("{} bytes follow the snapshot", rest.len())));
     }
+    let mut owned = Owned::default();
     while let Some((tag, part)) = rest.split_first() {
         rest = match *tag {
             DROPPED_LAST => put(part, &mut state.dropped_last)?,
@@ -98,6 +104,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
             LEASES => put(part, &mut state.leases)?,
             HISTORY => put(part, &mut state.history)?,
             JOURNALS => put(part, &mut state.journals)?,
+            OWNED_SESSIONS => put(part, &mut owned)?,
             other => {
                 return Err(error(format!(
                     "part {other} of the snapshot is of a later version of this program"
@@ -105,6 +112,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<KvState, RestoreError> {
             }
         };
     }
+    state.sessions = Sessions::of(store.sessions, owned);
     state.leases.index();
     state.history.index();
     state.journals.index();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use replication::NodeId;
 
-use super::{Change, Compacted, Entry, Event, Item, KvState, Operation, Outcome, Transaction, size};
+use super::{Change, Compacted, Entry, Event, Item, KvState, Operation, Outcome, Owner, Transaction, size};
 
 impl KvState {
     /// The present item of a key.
@@ -63,10 +63,10 @@ impl KvState {
         self.merged.get(&member).copied().unwrap_or_default()
     }
 
-    /// What became of a request; none when it has not been carried out.
+    /// What became of a request of this owner; none when it has not been carried out.
     #[must_use]
-    pub fn answer(&self, session: u64, seq: u64) -> Option<Outcome> {
-        self.sessions.answer(session, seq)
+    pub fn answer(&self, owner: Owner, session: u64, seq: u64) -> Option<Outcome> {
+        self.sessions.answer(owner, session, seq)
     }
 
     /// The keys that begin with `prefix` and come after `after`, in order.

@@ -1,4 +1,5 @@
 mod lifetimes;
+mod owners;
 
 use super::*;
 
@@ -245,7 +246,13 @@ fn cancelled_request_never_acts_and_a_late_cancellation_changes_nothing() {
     assert_eq!(request(&mut state, 1, 1, set("k", "v")), Outcome::Cancelled);
     assert_eq!(request(&mut state, 1, 2, set("k", "v")), done(1));
     assert_eq!(request(&mut state, 1, 2, Change::Cancel), done(1));
-    assert_eq!((state.answer(1, 2), state.answer(1, 3)), (Some(done(1)), None));
+    assert_eq!(
+        (
+            state.answer(Owner::NOBODY, 1, 2),
+            state.answer(Owner::NOBODY, 1, 3)
+        ),
+        (Some(done(1)), None)
+    );
 }
 
 #[test]
@@ -284,11 +291,11 @@ fn sessions_of_clients_are_bounded_and_end_by_the_logs_time() {
         open(&mut state, at);
     }
     assert_eq!(state.sessions(), 4097);
-    assert_eq!(state.answer(2, 1), Some(Outcome::NoSession));
+    assert_eq!(state.answer(Owner::NOBODY, 2, 1), Some(Outcome::NoSession));
     open(&mut state, 48 * 3600 * 1000);
     assert_eq!(state.sessions(), 2);
     // A member's own one waits for it to come back.
-    assert_eq!(state.answer(1, 1), None);
+    assert_eq!(state.answer(Owner::NOBODY, 1, 1), None);
 }
 
 #[test]
