@@ -299,32 +299,44 @@ fn over_ipv6(port: u16) -> AdcUser {
     connection
 }
 
-#[test]
-fn a_second_address_is_proved_at_any_member() {
-    let group = group(json!({
+fn hybrid_group() -> Group {
+    group(json!({
         "proxyNetworks": ["127.0.0.2/32"],
         "hybrid": {"ipv4": "192.0.2.1", "ipv6": "2001:db8::1", "port": 411},
-    }));
+    }))
+}
+
+/// Logs in over IPv4, and says that it has an address of the other family; what it is given to prove that.
+fn log_in_with_two(port: u16, nick: &str) -> (AdcUser, String) {
+    let who = AdcIdentity::new(nick);
+    let mut user = AdcUser::connect(port, Ipv4Addr::LOCALHOST).unwrap();
+    user.send("HSUP ADBASE ADTIGR ADHBRI").unwrap();
+    user.expect("its SID", |line| line.starts_with("ISID ")).unwrap();
+    let (sid, cid, pid) = (&user.sid, &who.cid, &who.pid);
+    let inf = format!("BINF {sid} ID{cid} PD{pid} NI{nick} SUTCP4,TCP6,UDP6 I6:: U61412");
+    user.send(&inf).unwrap();
+    user.wait_until_in().unwrap();
+    let request = user.expect("a token", |line| line.starts_with("ITCP ")).unwrap();
+    let token = request.strip_prefix("ITCP I62001:db8::1 P6411 TO").unwrap();
+    (user, token.to_owned())
+}
+
+/// What a further connection is told that proves an address.
+fn prove(mut connection: AdcUser, token: &str) -> String {
+    connection.send(&format!("HTCP I6:: U61412 TO{token}")).unwrap();
+    connection
+        .expect("an answer", |line| line.starts_with("ISTA "))
+        .unwrap()
+}
+
+#[test]
+fn a_second_address_is_proved_at_any_member() {
+    let group = hybrid_group();
     let ports = group.adc_member_ports();
     let mut bob = AdcUser::log_in(ports[2], &AdcIdentity::new("bob")).unwrap();
     for (nick, member) in [("near", 0), ("far", 1)] {
-        let who = AdcIdentity::new(nick);
-        let mut user = AdcUser::connect(ports[0], Ipv4Addr::LOCALHOST).unwrap();
-        user.send("HSUP ADBASE ADTIGR ADHBRI").unwrap();
-        user.expect("its SID", |line| line.starts_with("ISID ")).unwrap();
-        let (sid, cid, pid) = (user.sid.clone(), &who.cid, &who.pid);
-        let inf = format!("BINF {sid} ID{cid} PD{pid} NI{nick} SUTCP4,TCP6,UDP6 I6:: U61412");
-        user.send(&inf).unwrap();
-        user.wait_until_in().unwrap();
-        let request = user.expect("a token", |line| line.starts_with("ITCP ")).unwrap();
-        let token = request.strip_prefix("ITCP I62001:db8::1 P6411 TO").unwrap();
-        // What a further connection is told.
-        let prove = |mut connection: AdcUser, token: &str| {
-            connection.send(&format!("HTCP I6:: U61412 TO{token}")).unwrap();
-            connection
-                .expect("an answer", |line| line.starts_with("ISTA "))
-                .unwrap()
-        };
+        let (mut user, token) = log_in_with_two(ports[0], nick);
+        let (sid, token) = (user.sid.clone(), token.as_str());
         let same_family = AdcUser::connect(ports[member], Ipv4Addr::LOCALHOST).unwrap();
         let other_token = format!("{}{}", &token[..5], token[5..].chars().rev().collect::<String>());
         for (connection, token) in [
@@ -348,6 +360,52 @@ fn a_second_address_is_proved_at_any_member() {
         // A token is good for once.
         assert!(prove(over_ipv6(ports[member]), token).starts_with("ISTA 240 "));
     }
+}
+
+#[test]
+fn bans_cover_second_addresses() {
+    let group = hybrid_group();
+    let ports = group.adc_member_ports();
+    let mut eve = AdcUser::log_in(ports[2], &AdcIdentity::new("eve")).unwrap();
+    let (mut early, token) = log_in_with_two(ports[0], "early");
+    assert!(prove(over_ipv6(ports[1]), &token).starts_with("ISTA 000 "));
+    let proved = format!("BINF {} SUTCP4,TCP6,UDP6 I62001:db8::7 U61412", early.sid);
+    eve.expect("the second address", |line| line == proved).unwrap();
+    let users = group.succeed(&["adc", "users"]).unwrap();
+    assert!(users.contains("2001:db8::7"), "{users}");
+    let (late, token) = log_in_with_two(ports[0], "late");
+    let (far, far_token) = log_in_with_two(ports[0], "far");
+    // It is made by an operator while one of them has such an address.
+    group
+        .succeed(&["adc", "ban", "2001:db8::/64", "spam", "--for", "1h"])
+        .unwrap();
+    let mut is_put_out = |user: &mut AdcUser| {
+        user.expect("why", |line| line.starts_with("ISTA 232 spam TL3"))
+            .unwrap();
+        let quit = format!("IQUI {} MSspam TL3", user.sid);
+        user.expect("its QUI", |line| line.starts_with(&quit)).unwrap();
+        assert!(user.next_line(PATIENCE).is_err(), "the connection is closed");
+        let quit = format!("IQUI {} MSspam", user.sid);
+        eve.expect("the QUI", |line| line == quit).unwrap();
+    };
+    is_put_out(&mut early);
+    // The others prove it now, at their own member and at another one.
+    for (mut user, token, member) in [(late, token, 0), (far, far_token, 1)] {
+        let told = prove(over_ipv6(ports[member]), &token);
+        assert!(
+            told.starts_with("ISTA 232 You\\sare\\sbanned:\\sspam TL3"),
+            "{told}"
+        );
+        is_put_out(&mut user);
+    }
+    assert_eq!(
+        eve.seen
+            .iter()
+            .filter(|line| line.contains("2001:db8::7"))
+            .count(),
+        1,
+        "nobody is told of an address that is banned"
+    );
 }
 
 #[test]

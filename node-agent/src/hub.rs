@@ -200,11 +200,12 @@ fn render_users(users: &[HubUser]) -> String {
         .iter()
         .map(|user| {
             let member = user.member.map_or("away".to_owned(), |member| member.to_string());
+            let addresses = [Some(user.address.as_str()), user.second_address.as_deref()];
             [
                 user.sid.clone(),
                 user.nick.clone(),
                 user.class.clone(),
-                user.address.clone(),
+                addresses.into_iter().flatten().collect::<Vec<_>>().join(","),
                 member,
                 user.cid.clone(),
             ]

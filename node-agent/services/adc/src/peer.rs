@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::session::Reach;
+use crate::session::{Reach, Unproved};
 use crate::state::{Command, Front};
 
 /// A question to another member.
@@ -69,6 +69,23 @@ pub enum Reply {
     },
     /// Whether the address is proved.
     Proved(bool),
+    /// It is not: the address is banned, and with it the user.
+    Banned {
+        /// Why.
+        reason: String,
+        /// For how many seconds more; for ever, without.
+        left_s: Option<u64>,
+    },
+}
+
+impl From<Result<(), Unproved>> for Reply {
+    fn from(result: Result<(), Unproved>) -> Self {
+        match result {
+            Ok(()) => Self::Proved(true),
+            Err(Unproved::Unknown) => Self::Proved(false),
+            Err(Unproved::Banned { reason, left_s }) => Self::Banned { reason, left_s },
+        }
+    }
 }
 
 /// Bytes of a question or an answer.
@@ -121,5 +138,10 @@ mod tests {
         assert_eq!(bytes, [3, 1, b'T', 0, 192, 0, 2, 7, 1, 5]);
         assert_eq!(decode::<Question>(&bytes), Ok(proof));
         assert_eq!(encode(&Reply::Proved(true)), [4, 1]);
+        let banned = Err(Unproved::Banned {
+            reason: "x".to_owned(),
+            left_s: Some(9),
+        });
+        assert_eq!(encode(&Reply::from(banned)), [5, 1, b'x', 1, 9]);
     }
 }

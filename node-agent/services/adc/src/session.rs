@@ -29,7 +29,7 @@ use crate::message::{Features, Header, Line, Message, Redirects, Salt, Sid, pass
 use crate::state::{Class, Departure, Refusal};
 
 pub use flood::{Bucket, Rate, Rates};
-pub use hybrid::Hybrid;
+pub use hybrid::{Hybrid, Unproved};
 pub use login::Login;
 
 /// Bad lines that a client may send before it is let in.
@@ -120,7 +120,7 @@ pub enum Input<'a> {
     /// The answer to [`Output::Claim`].
     Refused(Refusal),
     /// The answer to [`Output::Prove`].
-    Proved(bool),
+    Proved(Result<(), Unproved>),
     /// The user has addresses of both families: it proved the second one.
     Hybrid,
     /// Time passed: [`Session::deadline`].
@@ -309,7 +309,7 @@ impl Session {
             Input::Account(account) => self.account(account),
             Input::Admitted(class) => self.admitted(class),
             Input::Refused(refusal) => self.refused(refusal),
-            Input::Proved(is_proved) => self.proved(is_proved),
+            Input::Proved(result) => self.proved(result),
             Input::Hybrid => self.is_hybrid = true,
             Input::Deadline => {
                 if self.deadline().is_some_and(|deadline| deadline <= now) {

@@ -311,7 +311,7 @@ impl AdcState {
                 self.effects.push(Effect::Lent { front, block });
             }
             Event::Claim(claim) => self.claim(at, front, *claim, limits),
-            Event::Update { sid, fields } if is_home(&sid) => self.update(sid, &fields),
+            Event::Update { sid, fields } if is_home(&sid) => self.update(at, sid, &fields),
             Event::Say {
                 sid,
                 text,

@@ -29,6 +29,7 @@ impl HubDesk for Adapter {
                 nick: user.nick.to_string(),
                 class: user.class.name().to_owned(),
                 address: user.address.to_string(),
+                second_address: user.second_address().map(|second| second.to_string()),
                 cid: user.cid.to_string(),
                 member: user.home.front(),
                 since_unix_seconds: user.since_unix_ms / 1000,

@@ -14,6 +14,9 @@ pub struct HubUser {
     pub class: String,
     /// Where it connects from.
     pub address: String,
+    /// Its address of the other family, if it proved one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_address: Option<String>,
     /// Its client's id.
     pub cid: String,
     /// The node id of the member that serves it; none while its place is kept.

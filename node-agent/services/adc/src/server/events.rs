@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::message::{Salt, Sid};
 use crate::peer::Proof;
-use crate::session::{Census, Login, Reach};
+use crate::session::{Census, Login, Reach, Unproved};
 use crate::state::{Class, Departure, Event, LinkId, Refusal};
 
 use super::listener::Accepted;
@@ -33,7 +33,10 @@ pub(super) enum ToWorker {
     /// A client is not let in.
     Refused { link: LinkId, refusal: Refusal },
     /// Whether the address is proved that a connection was made for.
-    Proved { link: LinkId, is_proved: bool },
+    Proved {
+        link: LinkId,
+        result: Result<(), Unproved>,
+    },
     /// A user has addresses of both families.
     Hybrid { link: LinkId },
     /// Lines for all users.

@@ -9,6 +9,7 @@ use replication::{AskError, Leadership, NodeId, Replica, ReplyStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::peer::{self, Proof, Question, Relayed, Reply};
+use crate::session::Unproved;
 use crate::state::{AdcState, Command, Front};
 
 /// An answer of at most so many bytes is read from a peer.
@@ -38,8 +39,8 @@ pub(super) struct Incoming {
     pub(super) done: oneshot::Sender<u64>,
 }
 
-/// An address that another member wants proved, and whether it is.
-pub(super) type Asked = (Proof, oneshot::Sender<bool>);
+/// An address that another member wants proved, and what comes of it.
+pub(super) type Asked = (Proof, oneshot::Sender<Result<(), Unproved>>);
 
 /// What comes from other members.
 pub(super) struct FromPeers {
@@ -116,7 +117,7 @@ impl Link {
             Question::Prove(proof) => {
                 let (done, answer) = oneshot::channel();
                 self.proofs.send((proof, done)).await.map_err(|_| ended())?;
-                Reply::Proved(answer.await.map_err(|_| ended())?)
+                answer.await.map_err(|_| ended())?.into()
             }
         };
         Ok(peer::encode(&reply).into())
@@ -165,13 +166,14 @@ impl Link {
     }
 
     /// Whether a peer takes an address for proved.
-    pub(super) async fn prove(&self, peer: NodeId, proof: Proof) -> bool {
+    pub(super) async fn prove(&self, peer: NodeId, proof: Proof) -> Result<(), Unproved> {
         let question = Question::Prove(proof);
         let answer = self.ask_once(peer, &question);
-        matches!(
-            tokio::time::timeout(PROOF_WAIT, answer).await,
-            Ok(Some(Reply::Proved(true)))
-        )
+        match tokio::time::timeout(PROOF_WAIT, answer).await {
+            Ok(Some(Reply::Proved(true))) => Ok(()),
+            Ok(Some(Reply::Banned { reason, left_s })) => Err(Unproved::Banned { reason, left_s }),
+            _ => Err(Unproved::Unknown),
+        }
     }
 
     /// Asks another member, as long as it is taken for the leader; none when no answer came.

@@ -19,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::Counters;
 use super::events::{Admitted, ToHub, ToWorker};
 use super::listener::Accepted;
-use crate::message::{Cid, Line, Sid};
+use crate::message::{Line, Sid};
 use crate::session::{Input, Settings};
 use crate::state::{BanTarget, Departure, LinkId};
 pub(super) use connection::Rules;
@@ -54,10 +54,7 @@ pub(super) struct Common {
 impl Common {
     /// Whether a load balancer connects from there.
     fn is_proxy(&self, address: IpAddr) -> bool {
-        let nobody = Cid([0; 24]);
-        self.proxies
-            .iter()
-            .any(|network| network.hits("", &nobody, address))
+        self.proxies.iter().any(|network| network.holds(address))
     }
 }
 
@@ -194,7 +191,7 @@ impl Worker {
                     census.map_or(Input::Sid(sid), |census| Input::SidForPinger(sid, census)),
                 ),
                 ToWorker::Account { link, account } => self.input(link, Input::Account(account)),
-                ToWorker::Proved { link, is_proved } => self.input(link, Input::Proved(is_proved)),
+                ToWorker::Proved { link, result } => self.input(link, Input::Proved(result)),
                 ToWorker::Hybrid { link } => self.input(link, Input::Hybrid),
                 ToWorker::Refused { link, refusal } => self.input(link, Input::Refused(refusal)),
                 ToWorker::Admitted(admitted) => self.admit(*admitted),

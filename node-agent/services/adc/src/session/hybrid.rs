@@ -6,10 +6,12 @@
 //!                <- ITCP I6<hub> P6<port> TO<token>
 //! on a further connection, over the other family, at any member:
 //! HTCP I6:: U6<port> TO<token>  ->     <- ISTA 000, closed     BINF <sid> I6<address> U6<port> SU... to everybody
+//!                              (banned) <- ISTA 231, closed     ISTA 231, IQUI <sid> ... TL-1 to the user, closed
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::refusal::Banned;
 use super::{Origin, Output, Phase, Session};
 use crate::message::{Line, Message, feature_list, fields};
 use crate::state::Departure;
@@ -39,6 +41,20 @@ impl Hybrid {
             .named("TO", token)
             .end()
     }
+}
+
+/// Why an address is not proved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unproved {
+    /// Nobody waits for this token, or not at this address, or nobody knows.
+    Unknown,
+    /// The address is banned, and with it the user.
+    Banned {
+        /// Why.
+        reason: String,
+        /// For how many seconds more; for ever, without.
+        left_s: Option<u64>,
+    },
 }
 
 /// The features of a second address that a client wants to prove, as in `SU`; none when it does not.
@@ -73,16 +89,17 @@ impl Session {
         self.out.push(Output::Prove { token, udp_port });
     }
 
-    pub(super) fn proved(&mut self, is_proved: bool) {
+    pub(super) fn proved(&mut self, result: Result<(), Unproved>) {
         if !matches!(self.phase, Phase::AwaitProof) {
             return;
         }
-        let (status, text) = if is_proved {
-            ("ISTA 000", "Your address is proved")
-        } else {
-            ("ISTA 240", "Nobody waits for this token at this address")
-        };
-        self.send(Line::new(status).arg(text));
+        self.send(match result {
+            Ok(()) => Line::new("ISTA 000").arg("Your address is proved"),
+            Err(Unproved::Unknown) => {
+                Line::new("ISTA 240").arg("Nobody waits for this token at this address")
+            }
+            Err(Unproved::Banned { reason, left_s }) => Banned::new(&reason, left_s).status,
+        });
         self.close(Departure::Left);
     }
 }

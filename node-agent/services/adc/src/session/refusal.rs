@@ -75,19 +75,36 @@ impl Session {
                 self.refuse_code(226, "Only registered users may come in", Some(-1));
             }
             Refusal::Banned { reason, left_s } => {
-                let (code, retry) = match left_s {
-                    None => (231, -1),
-                    Some(left) => (232, i64::try_from(left).unwrap_or(i64::MAX)),
-                };
-                let text = format!("You are banned: {reason}");
-                let status = Line::new(&format!("ISTA {code}")).arg(&text);
-                let status = if code == 232 {
-                    status.named("TL", retry)
-                } else {
-                    status
-                };
-                self.refuse(status, &text, Some(retry));
+                let banned = Banned::new(&reason, left_s);
+                self.refuse(banned.status, &banned.text, Some(banned.retry_s));
             }
+        }
+    }
+}
+
+/// What the banned are told.
+pub(super) struct Banned {
+    pub(super) status: Line,
+    text: String,
+    /// When to come back, in seconds (-1: never).
+    retry_s: i64,
+}
+
+impl Banned {
+    /// For so many seconds more; for ever, without.
+    pub(super) fn new(reason: &str, left_s: Option<u64>) -> Self {
+        let text = format!("You are banned: {reason}");
+        let (status, retry_s) = match left_s {
+            None => (Line::new("ISTA 231").arg(&text), -1),
+            Some(left) => {
+                let retry_s = i64::try_from(left).unwrap_or(i64::MAX);
+                (Line::new("ISTA 232").arg(&text).named("TL", retry_s), retry_s)
+            }
+        };
+        Self {
+            status,
+            text,
+            retry_s,
         }
     }
 }

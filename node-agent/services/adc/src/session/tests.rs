@@ -615,19 +615,35 @@ fn a_further_connection_proves_an_address_and_nothing_else() {
     // What it says meanwhile is not heard.
     client
         .line("HSUP ADBASE ADTIGR")
-        .input(Input::Proved(true))
+        .input(Input::Proved(Ok(())))
         .check(expect![[r#"
             < ISTA 000 Your\saddress\sis\sproved
             ! Close(Left)
         "#]]);
     connect(hybrid_hub(), "192.0.2.7")
         .line("HTCP")
-        .input(Input::Proved(false))
+        .input(Input::Proved(Err(Unproved::Unknown)))
         .check(expect![[r#"
             ! Prove { token: "", udp_port: None }
             < ISTA 240 Nobody\swaits\sfor\sthis\stoken\sat\sthis\saddress
             ! Close(Left)
         "#]]);
+    for (left_s, expected) in [
+        (None, "< ISTA 231 You\\sare\\sbanned:\\sout\n! Close(Left)\n"),
+        (
+            Some(9),
+            "< ISTA 232 You\\sare\\sbanned:\\sout TL9\n! Close(Left)\n",
+        ),
+    ] {
+        let banned = Unproved::Banned {
+            reason: "out".to_owned(),
+            left_s,
+        };
+        let mut client = connect(hybrid_hub(), "2001:db8::7");
+        client.line("HTCP TOAAAB").said.clear();
+        client.input(Input::Proved(Err(banned)));
+        assert_eq!(client.said, expected);
+    }
     // A hub without a second address takes no proofs.
     connect(settings(), "192.0.2.7")
         .line("HTCP TOAAAB")

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use replication::{LogTime, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::{AdcState, Class, Departure, Effect, Home, INF_BYTES_MAX, Limits, LinkId, User, folded};
+use super::records::second_address;
+use super::{AdcState, Ban, Class, Departure, Effect, Home, INF_BYTES_MAX, Limits, LinkId, User, folded};
 use crate::message::{Cid, Sid, fields};
 
 /// A client that wants in, verified.
@@ -109,17 +110,30 @@ impl AdcState {
     }
 
     fn check_bans(&self, at: LogTime, claim: &Claim, nick: &str) -> Result<(), Refusal> {
-        let ban = self.bans.values().find(|ban| {
-            ban.until_unix_ms.is_none_or(|until| until > at.unix_ms)
-                && ban.target.hits(nick, &claim.cid, claim.address)
-        });
+        let mut addresses = vec![claim.address];
+        // A user that is taken back has proved its second address before.
+        addresses.extend(second_address(claim.address, &claim.inf));
+        let ban = self
+            .bans
+            .values()
+            .find(|ban| ban.is_in_force(at.unix_ms) && ban.target.hits(nick, &claim.cid, &addresses));
         match ban {
             None => Ok(()),
             Some(ban) => Err(Refusal::Banned {
                 reason: ban.reason.clone(),
-                left_s: ban.until_unix_ms.map(|until| (until - at.unix_ms).div_ceil(1000)),
+                left_s: ban.left_s(at.unix_ms),
             }),
         }
+    }
+
+    /// The ban that keeps a user out who proves a second address, at that time, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn ban_of_second(&self, unix_ms: u64, sid: Sid, second: IpAddr) -> Option<&Ban> {
+        // As in a claim.
+        self.users.get(&sid).filter(|user| user.class < Class::Owner)?;
+        self.bans
+            .values()
+            .find(|ban| ban.is_in_force(unix_ms) && ban.target.holds(second))
     }
 
     fn enter(&mut self, at: LogTime, front: NodeId, claim: Claim, folded_nick: String, class: Class) {
@@ -172,7 +186,20 @@ impl AdcState {
         });
     }
 
-    pub(super) fn update(&mut self, sid: Sid, changes: &str) {
+    pub(super) fn update(&mut self, at: LogTime, sid: Sid, changes: &str) {
+        let Some(user) = self.users.get(&sid) else { return };
+        // Of all that changes an `INF`, only a proof names an address.
+        let second = second_address(user.address, changes);
+        if let Some(ban) = second.and_then(|second| self.ban_of_second(at.unix_ms, sid, second)) {
+            let departure = Departure::Kicked {
+                by: ban.by.clone(),
+                reason: ban.reason.clone(),
+                until_unix_ms: ban.until_unix_ms,
+                banned: true,
+            };
+            self.depart(sid, departure);
+            return;
+        }
         let Some(user) = self.users.get_mut(&sid) else {
             return;
         };

@@ -62,7 +62,7 @@ pub enum Event {
     /// A client whose PID, and password where one is needed, were verified wants in. Also how a front takes its users
     /// back after it was given up by mistake.
     Claim(Box<Claim>),
-    /// A user changed its `INF`.
+    /// A user changed its `INF`, or proved its second address. Who proves one that is banned is put out.
     Update {
         /// Whose.
         sid: Sid,

@@ -328,7 +328,11 @@ impl AdcState {
         if u32::try_from(self.bans.len()).unwrap_or(u32::MAX) >= limits.bans_max {
             return Err(OrderError::TooMany("bans"));
         }
-        let is_hit = |user: &&User| target.hits(&user.folded_nick, &user.cid, user.address);
+        let is_hit = |user: &&User| {
+            let second = user.second_address();
+            let addresses: Vec<_> = [user.address].into_iter().chain(second).collect();
+            target.hits(&user.folded_nick, &user.cid, &addresses)
+        };
         let hit: Vec<_> = self
             .users
             .values()

@@ -8,7 +8,7 @@ use replication::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::LinkId;
-use crate::message::{Cid, Sid};
+use crate::message::{Cid, Sid, fields};
 
 /// Somebody who is here, or was a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,19 @@ impl User {
             Home::Front { .. } => None,
         }
     }
+
+    /// Its second address, if it proved one.
+    #[must_use]
+    pub fn second_address(&self) -> Option<IpAddr> {
+        second_address(self.address, &self.inf)
+    }
+}
+
+/// The address of the other family than `first` that an `INF` names, or a change of one: proved, since sessions leave
+/// out all that clients say of their addresses.
+pub(super) fn second_address(first: IpAddr, inf: &str) -> Option<IpAddr> {
+    let tag = if first.is_ipv4() { "I6" } else { "I4" };
+    fields(inf).find_map(|field| field.strip_prefix(tag)?.parse().ok())
 }
 
 /// Where a user's connection is.
@@ -158,6 +171,20 @@ pub struct Ban {
     pub by: String,
 }
 
+impl Ban {
+    /// Whether it is in force at that time, in milliseconds since the Unix epoch.
+    pub(super) fn is_in_force(&self, unix_ms: u64) -> bool {
+        self.until_unix_ms.is_none_or(|until| until > unix_ms)
+    }
+
+    /// For how many seconds more, at that time; for ever, without.
+    #[must_use]
+    pub fn left_s(&self, unix_ms: u64) -> Option<u64> {
+        let left = |until: u64| until.saturating_sub(unix_ms).div_ceil(1000);
+        self.until_unix_ms.map(left)
+    }
+}
+
 /// Whom a ban hits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BanTarget {
@@ -175,24 +202,34 @@ pub enum BanTarget {
 }
 
 impl BanTarget {
-    /// Whether somebody is meant.
+    /// Whether somebody is meant, who has one address or more.
     #[must_use]
-    pub fn hits(&self, folded_nick: &str, cid: &Cid, address: IpAddr) -> bool {
+    pub fn hits(&self, folded_nick: &str, cid: &Cid, addresses: &[IpAddr]) -> bool {
         match self {
             Self::Nick(nick) => nick == folded_nick,
             Self::Cid(banned) => banned == cid,
-            Self::Network {
-                address: network,
-                prefix,
-            } => match (network, address) {
-                (IpAddr::V4(network), IpAddr::V4(address)) => {
-                    shares(network.to_bits().into(), address.to_bits().into(), 32, *prefix)
-                }
-                (IpAddr::V6(network), IpAddr::V6(address)) => {
-                    shares(network.to_bits(), address.to_bits(), 128, *prefix)
-                }
-                _ => false,
-            },
+            Self::Network { .. } => addresses.iter().any(|address| self.holds(*address)),
+        }
+    }
+
+    /// Whether this is a network, and an address is in it.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let Self::Network {
+            address: network,
+            prefix,
+        } = self
+        else {
+            return false;
+        };
+        match (network, address) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                shares(network.to_bits().into(), address.to_bits().into(), 32, *prefix)
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                shares(network.to_bits(), address.to_bits(), 128, *prefix)
+            }
+            _ => false,
         }
     }
 }

@@ -498,18 +498,158 @@ fn operators_order_those_below_them() {
 
 #[test]
 fn networks_are_told_apart() {
-    let hits = |network: &str, prefix, address: &str| {
-        BanTarget::Network {
-            address: network.parse().unwrap(),
-            prefix,
-        }
-        .hits("", &Cid([0; 24]), address.parse().unwrap())
-    };
+    let hits = |address: &str, prefix, other: &str| network(address, prefix).holds(other.parse().unwrap());
     assert!(hits("10.0.0.0", 8, "10.9.9.9") && !hits("10.0.0.0", 8, "11.0.0.0"));
     assert!(hits("10.0.0.1", 32, "10.0.0.1") && !hits("10.0.0.1", 32, "10.0.0.2"));
     assert!(hits("0.0.0.0", 0, "1.2.3.4") && !hits("0.0.0.0", 0, "::1"));
     assert!(hits("2001:db8::", 32, "2001:db8::7") && !hits("2001:db8::", 32, "2001:db9::"));
     assert!(hits("::", 0, "2001:db8::7"));
+}
+
+fn network(address: &str, prefix: u8) -> BanTarget {
+    BanTarget::Network {
+        address: address.parse().unwrap(),
+        prefix,
+    }
+}
+
+fn ban(address: &str, prefix: u8, for_ms: Option<u64>) -> Order {
+    Order::Ban {
+        target: network(address, prefix),
+        for_ms,
+        reason: "out".to_owned(),
+    }
+}
+
+/// The user proves its second address, as its front says.
+fn prove(number: u64, fields: &str) -> Event {
+    Event::Update {
+        sid: sid(number),
+        fields: fields.to_owned(),
+    }
+}
+
+#[test]
+fn who_proves_an_address_that_is_banned_is_put_out() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    log.claim(1, 2, 1, 2, "bob");
+    log.order(ban("2001:db8::", 64, Some(50))).unwrap();
+    log.effects();
+    let second: IpAddr = "2001:db8::7".parse().unwrap();
+    let now = log.at.unix_ms;
+    let found = log.state.ban_of_second(now, sid(0), second).unwrap();
+    assert_eq!((&*found.reason, found.left_s(now)), ("out", Some(1)));
+    assert_eq!(log.state.ban_of_second(now + 50, sid(0), second), None);
+    let effects = log.event(1, prove(0, "I62001:db8::7 U61412 SUTCP6"));
+    let [
+        Effect::Left {
+            link: Some((1, 1)),
+            departure,
+            ..
+        },
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(
+        *departure,
+        Departure::Kicked {
+            by: "test".to_owned(),
+            reason: "out".to_owned(),
+            until_unix_ms: Some(now + 50),
+            banned: true,
+        }
+    );
+    // A neighbour is told of, and so is this one once the ban is over, before it is forgotten.
+    assert!(matches!(
+        log.event(1, prove(1, "I62001:db8:0:1::7"))[..],
+        [Effect::Updated { .. }]
+    ));
+    log.at.unix_ms += 50;
+    log.claim(1, 3, 2, 1, "alice");
+    log.effects();
+    assert!(matches!(
+        log.event(1, prove(2, "I62001:db8::7"))[..],
+        [Effect::Updated { .. }]
+    ));
+    assert_eq!(log.state.bans().len(), 1);
+    assert_eq!(log.state.user(sid(2)).unwrap().second_address(), Some(second));
+}
+
+#[test]
+fn a_ban_hits_those_who_proved_that_address() {
+    let mut log = Log::new();
+    log.order(Order::PutAccount {
+        nick: "op".to_owned(),
+        class: Class::Owner,
+        password: SealedPassword(vec![]),
+    })
+    .unwrap();
+    log.claim(1, 1, 0, 1, "alice");
+    log.claim(1, 2, 1, 2, "bob");
+    let op = Claim {
+        knows_password: true,
+        ..claim(3, 2, 3, "op")
+    };
+    log.event(1, Event::Claim(Box::new(op)));
+    for (number, second) in [(0, "2001:db8::7"), (1, "2001:db8::8"), (2, "2001:db8::7")] {
+        log.event(1, prove(number, &format!("I6{second}")));
+    }
+    // Its front is given up, and takes it back together with what it proved.
+    let before = log.state.user(sid(0)).unwrap().clone();
+    let taken_back = || {
+        Event::Claim(Box::new(Claim {
+            inf: before.inf.to_string(),
+            ..claim(1, 0, 1, "alice")
+        }))
+    };
+    log.event(1, Event::Release { sid: sid(0) });
+    assert!(matches!(
+        log.event(1, taken_back())[..],
+        [Effect::Returned { changes: None, .. }]
+    ));
+    // A member that begins with a snapshot knows as much.
+    log.state = AdcState::restore(&log.state.snapshot()).unwrap();
+    log.read = log.state.next_effect();
+    log.order(ban("2001:db8::7", 128, None)).unwrap();
+    let gone: Vec<_> = log
+        .effects()
+        .iter()
+        .map(|effect| match effect {
+            Effect::Left {
+                sid,
+                departure: Departure::Kicked { banned: true, .. },
+                ..
+            } => *sid,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(gone, [sid(0)], "neither a neighbour nor who can lift bans");
+    assert!(matches!(
+        refusal(&log.event(1, taken_back())),
+        Refusal::Banned { left_s: None, .. }
+    ));
+    // Who proved nothing of the kind is let in, and put out when it does.
+    assert!(matches!(
+        log.claim(1, 5, 0, 1, "alice")[..],
+        [Effect::Joined { .. }]
+    ));
+}
+
+#[test]
+fn who_came_over_ipv6_is_hit_at_its_ipv4_address() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "alice");
+    let over_ipv6 = Claim {
+        address: "2001:db8::9".parse().unwrap(),
+        ..claim(6, 7, 7, "eve")
+    };
+    log.event(2, Event::Claim(Box::new(over_ipv6)));
+    log.event(2, prove(7, "I4192.0.2.7"));
+    log.effects();
+    log.order(ban("192.0.2.0", 24, None)).unwrap();
+    assert!(matches!(log.effects()[..], [Effect::Left { .. }]));
 }
 
 #[test]

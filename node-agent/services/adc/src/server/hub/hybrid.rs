@@ -17,9 +17,11 @@ use tokio_util::task::TaskTracker;
 use super::super::events::ToWorker;
 use super::super::link::Link;
 use super::super::roster;
+use super::duties::unix_ms;
 use super::{Client, Hub};
 use crate::message::Sid;
 use crate::peer::Proof;
+use crate::session::Unproved;
 use crate::state::{Event, LinkId};
 
 /// How long a user may take. AirDC++ gives up after 20 s.
@@ -28,7 +30,7 @@ const PROOF_MAX: Duration = Duration::from_secs(60);
 const ASKED_MAX: usize = 64;
 
 /// What came of a connection that proves an address at this member.
-pub(super) type Proved = (LinkId, bool);
+pub(super) type Proved = (LinkId, Result<(), Unproved>);
 
 /// Users that may prove a second address.
 pub(super) struct Seconds {
@@ -110,13 +112,13 @@ impl Hub {
         let home = named(&proof.token).and_then(|sid| self.roster.get(sid)?.home);
         match home {
             Some((front, _)) if front == self.me => {
-                let is_proved = self.prove(&proof);
-                self.order(link, ToWorker::Proved { link, is_proved });
+                let result = self.prove(&proof);
+                self.order(link, ToWorker::Proved { link, result });
             }
             Some((front, _)) if self.seconds.asked < ASKED_MAX => self.ask_for_proof(front, link, proof),
             _ => {
-                let is_proved = false;
-                self.order(link, ToWorker::Proved { link, is_proved });
+                let result = Err(Unproved::Unknown);
+                self.order(link, ToWorker::Proved { link, result });
             }
         }
     }
@@ -125,39 +127,48 @@ impl Hub {
         self.seconds.asked += 1;
         let (way, proved) = (self.seconds.link.clone(), self.seconds.proved.clone());
         self.seconds.tasks.spawn(async move {
-            let is_proved = way.prove(front, proof).await;
+            let result = way.prove(front, proof).await;
             // Fails when the service has ended.
-            proved.send((link, is_proved)).await.ok();
+            proved.send((link, result)).await.ok();
         });
     }
 
     /// Another member said what it takes an address for.
-    pub(super) fn proved(&mut self, (link, is_proved): Proved) {
+    pub(super) fn proved(&mut self, (link, result): Proved) {
         self.seconds.asked -= 1;
-        self.order(link, ToWorker::Proved { link, is_proved });
+        self.order(link, ToWorker::Proved { link, result });
     }
 
-    /// Tells everybody of the second address of a user of this member, if it is proved. Once.
-    pub(super) fn prove(&mut self, proof: &Proof) -> bool {
+    /// Tells everybody of the second address of a user of this member, if it is proved; when it is banned, the directory
+    /// puts the user out. Once.
+    pub(super) fn prove(&mut self, proof: &Proof) -> Result<(), Unproved> {
         let Some((sid, link)) = named(&proof.token).and_then(|sid| Some((sid, self.link_of(sid)?))) else {
-            return false;
+            return Err(Unproved::Unknown);
         };
         let token = self.seconds.token(sid, link);
         if !bool::from(token.as_bytes().ct_eq(proof.token.as_bytes())) {
-            return false;
+            return Err(Unproved::Unknown);
         }
         let is_other = |waiting: &Waiting| waiting.first.is_ipv4() != proof.address.is_ipv4();
         if !self.seconds.waiting.get(&link).is_some_and(is_other) {
-            return false;
+            return Err(Unproved::Unknown);
         }
         let features = self.seconds.waiting.remove(&link).map(|waiting| waiting.features);
         let inf = self.roster.get(sid).map(|entry| entry.inf.clone());
         let inf = inf.unwrap_or_default();
         let fields = second_fields(proof, &features.unwrap_or_default(), &inf);
+        self.conveyor.put(Event::Update { sid, fields });
+        let now = unix_ms();
+        let banned = self.replica.local(|state| {
+            let ban = state.ban_of_second(now, sid, proof.address)?;
+            Some((ban.reason.clone(), ban.left_s(now)))
+        });
+        if let Some((reason, left_s)) = banned {
+            return Err(Unproved::Banned { reason, left_s });
+        }
         self.seal();
         self.order(link, ToWorker::Hybrid { link });
-        self.conveyor.put(Event::Update { sid, fields });
-        true
+        Ok(())
     }
 
     pub(super) fn tidy_seconds(&mut self) {
