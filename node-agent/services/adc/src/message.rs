@@ -19,7 +19,7 @@ mod tests;
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-pub use alias::swap_sids;
+pub use alias::{swap_shared_sids, swap_sids};
 pub(crate) use fields::tag;
 pub use fields::{Tag, feature_list, fields, without_tags};
 pub use identity::{

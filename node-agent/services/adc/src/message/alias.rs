@@ -3,6 +3,9 @@
 //! A client is given its SID before it says who it is. When it turns out to be somebody whose place is kept under another
 //! SID, it keeps both: on its own connection the two are swapped, and nobody notices.
 
+use bytes::Bytes;
+use memchr::memmem;
+
 use super::Sid;
 
 /// The lines with `one` in the place of `other` and the reverse, wherever a hub's lines have SIDs: in their headers, in
@@ -15,6 +18,18 @@ pub fn swap_sids(lines: &[u8], one: Sid, other: Sid) -> Vec<u8> {
         swap_in_line(line, &one, &other);
     }
     swapped
+}
+
+/// The same of lines that many are sent: the same memory, as long as neither SID is in them. Nearly none of the list of
+/// users has one.
+#[must_use]
+pub fn swap_shared_sids(lines: Bytes, one: Sid, other: Sid) -> Bytes {
+    let is_in = |sid: Sid| memmem::find(&lines, &sid.text()).is_some();
+    if is_in(one) || is_in(other) {
+        swap_sids(&lines, one, other).into()
+    } else {
+        lines
+    }
 }
 
 fn swap_in_line(line: &mut [u8], one: &[u8; 4], other: &[u8; 4]) {
@@ -72,6 +87,22 @@ mod tests {
             let done = swap_sids(line.as_bytes(), one, other);
             assert_eq!(String::from_utf8(done.clone()).unwrap(), swapped);
             assert_eq!(swap_sids(&done, other, one), line.as_bytes());
+            let shared = swap_shared_sids(Bytes::from_static(line.as_bytes()), one, other);
+            assert_eq!(shared, done);
+        }
+    }
+
+    #[test]
+    fn lines_without_either_sid_are_not_copied() {
+        let (one, other) = ("AAAB".parse().unwrap(), "CCCC".parse().unwrap());
+        for (lines, is_same) in [
+            ("BINF AAAC NIx\nBINF AAAD NIy\n", true),
+            ("BINF AAAC NIx\nBINF CCCC NIy\n", false),
+            ("BINF AAAB NIx\nBINF AAAD NIy\n", false),
+        ] {
+            let lines = Bytes::from_static(lines.as_bytes());
+            let swapped = swap_shared_sids(lines.clone(), one, other);
+            assert_eq!(swapped.as_ptr() == lines.as_ptr(), is_same, "{lines:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::socket::{News, Sockets};
 use super::wire::Wire;
 use super::{Admitted, Common};
-use crate::message::{LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_sids};
+use crate::message::{LineReader, ProxyHeader, Sid, feature_list, proxy_header, swap_shared_sids, swap_sids};
 use crate::peer::Proof;
 use crate::server::events::ToHub;
 use crate::server::listener::{Accepted, Place};
@@ -351,7 +351,7 @@ impl Connection {
     /// Sends lines as everybody sees them.
     pub(super) fn hub_sends(&mut self, lines: Bytes) {
         let lines = match self.alias {
-            Some((given, real)) => swap_sids(&lines, given, real).into(),
+            Some((given, real)) => swap_shared_sids(lines, given, real),
             None => lines,
         };
         self.sends(lines);
