@@ -305,18 +305,15 @@ impl Hub {
         };
         for (sid, (inf, home, _)) in users {
             let claimed = home.filter(|(front, link)| *front == self.me && self.is_claiming(*link));
-            match (claimed, self.roster.get(sid)) {
-                (Some((front, link)), None) => {
-                    let mut newcomers = Vec::from_iter(self.joined(sid, front, link, &inf));
-                    self.let_in(&mut newcomers, &read);
-                }
-                (_, Some(entry)) if entry.inf == inf => self.roster.moved(sid, home),
-                (_, _) if is_start => self.roster.put(sid, inf, home),
-                (..) => {
-                    roster::put_inf(&mut self.lines, sid, &inf);
-                    self.lines_count += 1;
-                    self.roster.put(sid, inf, home);
-                }
+            let told = self.roster.get(sid).map(|entry| &*entry.inf);
+            let compared = Compared::new(told, &inf, claimed.is_some());
+            if compared.is_news && !is_start {
+                roster::put_inf(&mut self.lines, sid, &inf);
+                self.lines_count += 1;
+            }
+            self.roster.put(sid, inf, home);
+            if let (Some((_, link)), Some(was_here)) = (claimed, compared.enters) {
+                self.let_in(&mut vec![Newcomer { sid, link, was_here }], &read);
             }
         }
         if !is_start {
@@ -332,10 +329,49 @@ impl Hub {
     }
 }
 
+/// What follows from a user of the directory that is compared with what was told of it.
+#[derive(Debug, PartialEq, Eq)]
+struct Compared {
+    /// Everybody is told of its `INF`.
+    is_news: bool,
+    /// It is a client of this member that waits for its place, and has it; whether it was here before.
+    enters: Option<bool>,
+}
+
+impl Compared {
+    fn new(told: Option<&str>, inf: &str, is_claimed: bool) -> Self {
+        Self {
+            is_news: told != Some(inf),
+            enters: is_claimed.then_some(told.is_some()),
+        }
+    }
+}
+
 /// The user that an effect lets in at that front.
 fn enters(effect: &Effect, me: NodeId) -> Option<Sid> {
     match effect {
         Effect::Joined { sid, front, .. } | Effect::Returned { sid, front, .. } if *front == me => Some(*sid),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_its_place_when_effects_are_forgotten_is_let_in() {
+        for (told, is_claimed, is_news, enters) in [
+            (None, false, true, None),
+            (Some("NIx"), false, false, None),
+            (Some("NIx SS1"), false, true, None),
+            (None, true, true, Some(false)),
+            // Its place was kept, and it came back to it.
+            (Some("NIx"), true, false, Some(true)),
+            (Some("NIx SS1"), true, true, Some(true)),
+        ] {
+            let expected = Compared { is_news, enters };
+            assert_eq!(Compared::new(told, "NIx", is_claimed), expected, "{told:?}");
+        }
     }
 }
