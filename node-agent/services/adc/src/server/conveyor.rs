@@ -103,6 +103,11 @@ impl Conveyor {
         self.is_open
     }
 
+    /// Whether the front is open in this run, as a directory says.
+    pub(super) fn is_open_in(&self, front: Option<Front>) -> bool {
+        front.is_some_and(|front| front.epoch == self.epoch && !front.lost)
+    }
+
     /// The front was given up, as the directory says.
     pub(super) fn lost(&mut self) {
         self.is_open = false;

@@ -152,7 +152,7 @@ pub(super) async fn run(parts: Parts, until: &Shutdown) {
         }
         hub.go_on().await;
         // A front that was given up for a moment takes newcomers in all the same.
-        let is_ready = drained.is_none() && (hub.conveyor.is_open() || *hub.ready.borrow());
+        let is_ready = drained.is_none() && (*hub.ready.borrow() || hub.is_open_here());
         hub.ready
             .send_if_modified(|ready| std::mem::replace(ready, is_ready) != is_ready);
         let is_quiet = hub.conveyor.is_empty() && hub.counters.connections() == 0;
@@ -223,6 +223,13 @@ impl Hub {
         self.conveyor.start();
         self.relays.start(self.cursor);
         self.flush().await;
+    }
+
+    /// Whether the front is open, and the directory here says so, too: the users of the last run are orphans then, and
+    /// those who come back are given their own SIDs.
+    fn is_open_here(&self) -> bool {
+        let here = |state: &AdcState| self.conveyor.is_open_in(state.front(self.me));
+        self.conveyor.is_open() && self.replica.local(here)
     }
 
     fn users(&self) -> usize {
