@@ -4,9 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Parser;
-use e2e::kv_bench::cost::{Counters, Machine, largest_resident_mib, load_average, program_mb};
+use e2e::kv_bench::cost::{
+    Counters, Machine, allow_many_files, largest_resident_mib, load_average, program_mb,
+};
 use e2e::kv_bench::generator::{Load, Mix, Outcome, Pace, Protocol, Until, run};
 use e2e::kv_bench::grpc::Api;
 use e2e::kv_bench::latency::Spread;
@@ -15,7 +17,6 @@ use e2e::kv_bench::side::Side;
 use e2e::kv_bench::wire::Operation;
 use e2e::program::agent;
 use e2e::report::{Table, write_json};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 /// Puts and gets of 1 to 1,000 clients, writes at a given rate, memory, disk and processor time; beside etcd.
@@ -169,20 +170,6 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     plot_over_time(&arguments.results.join("kv-rates.svg"), &figures)
-}
-
-/// A thousand connections, here and in the servers that inherit it.
-fn allow_many_files() -> anyhow::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    ensure!(
-        limit.maximum.is_none_or(|most| most >= 4096),
-        "the limit of open files is below 4096"
-    );
-    let wanted = Rlimit {
-        current: limit.maximum.or(Some(65_536)),
-        ..limit
-    };
-    setrlimit(Resource::Nofile, wanted).context("raising the limit of open files")
 }
 
 /// Which members are asked.

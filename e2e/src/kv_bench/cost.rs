@@ -5,7 +5,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use super::latency::{Latencies, Spread};
@@ -17,6 +18,20 @@ const SYNCS: u64 = 600;
 
 /// The kernel's unit in `/sys/dev/block/*/stat`, whatever the disk's sectors are.
 const SECTOR: u64 = 512;
+
+/// A thousand connections, here and in the servers that inherit it.
+pub fn allow_many_files() -> anyhow::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    ensure!(
+        limit.maximum.is_none_or(|most| most >= 4096),
+        "the limit of open files is below 4096"
+    );
+    let wanted = Rlimit {
+        current: limit.maximum.or(Some(65_536)),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, wanted).context("raising the limit of open files")
+}
 
 /// Counters of a group of processes and of the disk that holds their data, since they began.
 #[derive(Debug, Clone, Copy, Default)]
