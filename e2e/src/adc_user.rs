@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use data_encoding::BASE32_NOPAD;
@@ -72,7 +72,7 @@ pub struct AdcUser {
 }
 
 impl AdcUser {
-    /// Connects, and says nothing.
+    /// Connects to a hub of this machine, and says nothing.
     pub fn connect(port: u16, address: Ipv4Addr) -> anyhow::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
         socket
@@ -81,7 +81,10 @@ impl AdcUser {
         socket
             .connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())
             .with_context(|| format!("connecting to port {port}"))?;
-        let stream = TcpStream::from(socket);
+        Self::on(TcpStream::from(socket))
+    }
+
+    fn on(stream: TcpStream) -> anyhow::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self {
             lines: BufReader::new(stream.try_clone()?),
@@ -93,14 +96,27 @@ impl AdcUser {
         })
     }
 
-    /// Connects and logs in; an error when the hub refuses.
+    /// Connects to a hub of this machine and logs in; an error when the hub refuses.
     pub fn log_in(port: u16, who: &AdcIdentity) -> anyhow::Result<Self> {
-        let mut user = Self::connect(port, who.address)?;
-        user.greet()?;
-        user.identify(who)?;
-        user.wait_until_in()
-            .with_context(|| format!("logging {} in at port {port}", who.nick))?;
-        Ok(user)
+        Self::connect(port, who.address)?
+            .enter(who)
+            .with_context(|| format!("logging {} in at port {port}", who.nick))
+    }
+
+    /// The same with a hub elsewhere, from whatever address of this machine leads there.
+    pub fn log_in_at(hub: SocketAddr, who: &AdcIdentity) -> anyhow::Result<Self> {
+        let stream =
+            TcpStream::connect_timeout(&hub, PATIENCE).with_context(|| format!("connecting to {hub}"))?;
+        Self::on(stream)?
+            .enter(who)
+            .with_context(|| format!("logging {} in at {hub}", who.nick))
+    }
+
+    fn enter(mut self, who: &AdcIdentity) -> anyhow::Result<Self> {
+        self.greet()?;
+        self.identify(who)?;
+        self.wait_until_in()?;
+        Ok(self)
     }
 
     /// Says `HSUP`, and waits for the SID.
@@ -174,8 +190,12 @@ impl AdcUser {
 
     /// The next line that is not empty; none when none comes in time. An end of the connection is an error.
     pub fn next_line(&mut self, patience: Duration) -> anyhow::Result<Option<String>> {
-        self.stream.set_read_timeout(Some(patience))?;
+        let begun = Instant::now();
         loop {
+            // Empty lines keep the connection alive, but not this.
+            let left = patience.saturating_sub(begun.elapsed());
+            self.stream
+                .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             match self.lines.read_line(&mut self.begun) {
                 Ok(0) => bail!("the hub closed the connection, after {:?}", self.tail()),
                 Ok(_) => {}
@@ -189,6 +209,9 @@ impl AdcUser {
             if !line.is_empty() {
                 self.note(line);
                 return Ok(Some(line.to_owned()));
+            }
+            if left.is_zero() {
+                return Ok(None);
             }
         }
     }

@@ -14,7 +14,7 @@ const PXE: &str = include_str!("../../crds/samples/tftpcluster-pxe.yaml");
 /// Where each sample is applied.
 const SAMPLES: [(&str, &str); 6] = [
     ("adchub.yaml", "kubernetes_lab_adc"),
-    ("kvcluster.yaml", "kubernetes_kv_access"),
+    ("kvcluster.yaml", "kubernetes_backup"),
     ("tftpcluster.yaml", "kubernetes_tftp"),
     ("tftpcluster-files.yaml", "kubernetes_samples"),
     ("tftpcluster-lab.yaml", "kubernetes_samples"),
