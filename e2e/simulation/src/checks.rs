@@ -37,6 +37,9 @@ pub(crate) fn check(world: &World, faults: Count) -> anyhow::Result<Summary> {
         unknown: checked.unknown,
         never: never.count(),
         accepted_alone: world.local.accepted_alone.load(Ordering::Relaxed),
+        watched: world.watched.count(),
+        records: world.records.handed_out(),
+        entries: world.records.entries(),
         lives: world
             .machines
             .iter()

@@ -6,17 +6,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kv::request::{Answer, Terms};
-use kv::state::{Change, Value};
+use kv::state::{Change, Lifetime, Value};
 use linearizability::{Action, Operation, Outcome};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::local;
 use crate::member::{Inside, Machine, NoAnswer, Reply};
 use crate::world::World;
+use crate::{local, pairs, records, watchers};
 
 /// Keys in use at a time: few, so that clients meet.
 const KEYS: u64 = 4;
+/// The same of keys that end by themselves.
+const ENDING_KEYS: u64 = 2;
 /// New keys are taken after so many operations: the checker's work grows faster than a key's history.
 const OPERATIONS_A_ROUND: u64 = 1500;
 /// How long an answer may take.
@@ -36,23 +38,46 @@ pub(crate) async fn ask(
     let asked = machine.ask(within, move |inside: Inside| {
         Box::pin(async move {
             let front = inside.front;
-            let change = match action {
-                Action::Get => return Ok(front.get(&key, &terms).await),
-                Action::Set(value) => Change::Set {
-                    key: key.into(),
-                    value: Value::from(value.as_str()),
-                },
-                Action::Delete => Change::Delete { key: key.into() },
-                Action::Swap { old, new } => Change::Swap {
-                    key: key.into(),
-                    old: Value::from(old.as_str()),
-                    new: Value::from(new.as_str()),
-                },
-            };
-            front.change(change, &terms).await
+            if pairs::is_pair(&key) {
+                return pairs::ask(&front, &action, &key, &terms).await;
+            }
+            match change(action, key.clone(), terms.more.lifetime()) {
+                Some(change) => front.change(change, &terms).await,
+                None => Ok(front.get(&key, &terms).await),
+            }
         })
     });
     asked.await.into()
+}
+
+/// What an action changes; none of a read.
+fn change(action: Action, key: String, lifetime: Lifetime) -> Option<Change> {
+    let (key, is_lasting) = (key.into(), lifetime == Lifetime::Forever);
+    let value = |text: String| Value::from(text.as_str());
+    Some(match action {
+        Action::Get => return None,
+        Action::Delete => Change::Delete { key },
+        Action::Set(text) if is_lasting => Change::Set {
+            key,
+            value: value(text),
+        },
+        Action::Set(text) => Change::SetFor {
+            key,
+            value: value(text),
+            lifetime,
+        },
+        Action::Swap { old, new } if is_lasting => Change::Swap {
+            key,
+            old: value(old),
+            new: value(new),
+        },
+        Action::Swap { old, new } => Change::SwapFor {
+            key,
+            old: value(old),
+            new: value(new),
+            lifetime,
+        },
+    })
 }
 
 /// Opens a session at any member; none when the simulation ends before.
@@ -89,7 +114,7 @@ fn outcome(reply: &Reply) -> Outcome {
     }
 }
 
-/// Runs all clients until the simulation ends, and reads every key once more at every member.
+/// Runs all clients until the simulation ends, and reads every key once more at every member; watchers see all of it.
 pub(crate) async fn run(world: &Arc<World>) {
     let mut tasks = Vec::new();
     for number in 0..world.plan.clients {
@@ -106,11 +131,25 @@ pub(crate) async fn run(world: &Arc<World>) {
         )));
     }
     tasks.push(tokio::task::spawn_local(local::watch_order(world.clone())));
+    tasks.extend(records::start(world));
+    let watchers = watchers::start(world);
+    ended(world, tasks).await;
+    read_all(world).await;
+    watchers::end(world).await;
+    ended(world, watchers).await;
+    watchers::compare(world);
+}
+
+async fn ended(world: &World, tasks: Vec<tokio::task::JoinHandle<()>>) {
     for task in tasks {
         if let Err(error) = task.await {
             world.broke(format!("a client ended: {error}"));
         }
     }
+}
+
+/// Reads every key at every member.
+async fn read_all(world: &World) {
     let keys: BTreeSet<String> = world
         .history()
         .into_iter()
@@ -188,7 +227,14 @@ impl Client {
     fn draw(&mut self) -> (String, Action) {
         let number = self.world.begun.fetch_add(1, Ordering::Relaxed);
         let round = number / OPERATIONS_A_ROUND;
-        let key = format!("r{round}-{}", self.rng.random_range(0..KEYS));
+        // Plain keys, pairs, and keys that end by themselves.
+        let kind = match self.rng.random_range(0..10) {
+            0..6 => 'r',
+            6..8 => 'p',
+            _ => 't',
+        };
+        let keys = if kind == 't' { ENDING_KEYS } else { KEYS };
+        let key = format!("{kind}{round}-{}", self.rng.random_range(0..keys));
         let value = number.to_string();
         let action = match self.rng.random_range(0..100) {
             0..35 => Action::Get,
@@ -209,6 +255,10 @@ impl Client {
             0 => terms.blocking = true,
             1..5 => terms.timeout = Some(Duration::from_millis(self.rng.random_range(10..500))),
             _ => {}
+        }
+        if key.starts_with('t') && matches!(action, Action::Set(_) | Action::Swap { .. }) {
+            let ttl = Duration::from_millis(self.rng.random_range(50..1500));
+            terms.more.ttl = self.rng.random_bool(0.7).then_some(ttl);
         }
         if action != Action::Get {
             self.seq += 1;
@@ -238,8 +288,23 @@ impl Client {
             self.elsewhere();
         };
         self.learn(&key, &action, &outcome);
-        if let (Reply::Answer(answer), Outcome::Answered { valid: true, .. }) = (&reply, &outcome) {
+        if let (Reply::Answer(answer), Outcome::Answered { valid: true, .. }) = (&reply, &outcome)
+            && !pairs::is_pair(&key)
+        {
             local::agree(&self.world, &key, &action, answer, &self.name);
+        }
+        if terms.more.ttl.is_some()
+            && !matches!(outcome, Outcome::Never | Outcome::Answered { valid: false, .. })
+        {
+            // It ends at any time: clocks jump.
+            self.world.note(Operation {
+                client: "time".to_owned(),
+                key: key.clone(),
+                action: Action::Delete,
+                called,
+                returned: called,
+                outcome: Outcome::Unknown,
+            });
         }
         self.world.note(Operation {
             client: format!("{} at {}", self.name, self.member),

@@ -75,6 +75,11 @@ impl Local {
         *promise
     }
 
+    /// By key and revision, every value that anybody saw.
+    pub(crate) fn sightings(&self) -> BTreeMap<(String, u64), String> {
+        lock(&self.sightings).clone()
+    }
+
     fn life(&self, member: usize) -> (u64, u64) {
         (
             self.lives[member].load(Ordering::Relaxed),

@@ -25,7 +25,13 @@ mod member;
 #[cfg(simulation)]
 mod membership;
 #[cfg(simulation)]
+mod pairs;
+#[cfg(simulation)]
+mod records;
+#[cfg(simulation)]
 mod seeds;
+#[cfg(simulation)]
+mod watchers;
 #[cfg(simulation)]
 mod world;
 

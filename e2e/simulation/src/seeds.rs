@@ -43,6 +43,8 @@ struct Arguments {
 
 /// Simulations that saw so few operations checked nothing.
 const OPERATIONS_A_SEED_MIN: usize = 100;
+/// The same of changes that were watched, records that were handed out, and entries.
+const OTHERS_A_SEED_MIN: usize = 10;
 
 pub(crate) fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -89,6 +91,11 @@ fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<()> {
         summary.operations >= OPERATIONS_A_SEED_MIN,
         "seed {seed}: only {} operations",
         summary.operations
+    );
+    let others = [summary.watched, summary.records, summary.entries];
+    ensure!(
+        others.iter().all(|count| *count >= OTHERS_A_SEED_MIN),
+        "seed {seed}: only {others:?} changes, records and entries"
     );
     Ok(())
 }

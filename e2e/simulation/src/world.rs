@@ -13,7 +13,9 @@ use rand::{RngExt, SeedableRng};
 use crate::faults::{Count, Faults};
 use crate::local::Local;
 use crate::member::Machine;
-use crate::{checks, clients, local, membership};
+use crate::records::Records;
+use crate::watchers::Watched;
+use crate::{checks, clients, local, membership, records};
 
 /// What is simulated.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +36,8 @@ pub(crate) struct World {
     history: Mutex<Vec<Operation>>,
     pub(crate) begun: AtomicU64,
     pub(crate) local: Local,
+    pub(crate) watched: Watched,
+    pub(crate) records: Records,
     broken: Mutex<Vec<String>>,
     stop: AtomicBool,
     /// All members are up, joined, vote, and remember nothing.
@@ -90,6 +94,10 @@ pub(crate) struct Summary {
     pub(crate) unknown: usize,
     pub(crate) never: usize,
     pub(crate) accepted_alone: u64,
+    /// Changes that watchers were told, records that were handed out, and entries of the journal.
+    pub(crate) watched: usize,
+    pub(crate) records: usize,
+    pub(crate) entries: usize,
     pub(crate) lives: i64,
     pub(crate) faults: Count,
     pub(crate) snapshots: u64,
@@ -104,6 +112,9 @@ impl std::fmt::Display for Summary {
             unknown,
             never,
             accepted_alone,
+            watched,
+            records,
+            entries,
             lives,
             faults,
             snapshots,
@@ -112,7 +123,7 @@ impl std::fmt::Display for Summary {
         write!(
             f,
             "{operations} operations ({unknown} unknown, {never} timed out or refused), {accepted_alone} accepted alone, \
-             {} faults, {} votes lost, {} pauses, {lives} lives, snapshot of entry {snapshots}, digest {digest:08x}",
+             {watched} changes watched, {records} records handed out, {entries} entries, {} faults, {} votes lost, {} pauses, {lives} lives, snapshot of entry {snapshots}, digest {digest:08x}",
             faults.faults, faults.lost_votes, faults.stalls,
         )
     }
@@ -166,6 +177,8 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Summary> {
     let world = Arc::new(World {
         plan,
         local: Local::new(plan.members),
+        watched: Watched::default(),
+        records: Records::default(),
         machines,
         history: Mutex::default(),
         begun: AtomicU64::new(0),
@@ -205,6 +218,7 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> anyhow::Result<Summary> {
     let shared = world.clone();
     sim.client("clients", async move {
         clients::run(&shared).await;
+        records::end(&shared).await;
         local::run(&shared).await;
         Ok(())
     });

@@ -33,11 +33,21 @@ pub enum Bug {
     VoteNotSynced,
     /// What timed out is left as it is, without a cancellation.
     TimeoutWithoutCancel,
+    /// The first operation of a transaction is carried out before the others.
+    TransactionInParts,
+    /// A watch begins with what changes after it was asked for, wherever it is to resume.
+    WatchFromNow,
+    /// A consistent read does not show what has ended by the reader's own clock.
+    EndsByOwnClock,
+    /// Snapshots lack how much of each log was handed out.
+    MarksNotInSnapshot,
+    /// Snapshots lack the journals.
+    JournalsNotInSnapshot,
 }
 
 impl Bug {
     /// All bugs, and their names.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("acknowledge-before-sync", Self::AcknowledgeBeforeSync),
         ("no-deduplication", Self::NoDeduplication),
         ("local-read", Self::LocalRead),
@@ -45,6 +55,11 @@ impl Bug {
         ("outbox-replayed-twice", Self::OutboxReplayedTwice),
         ("vote-not-synced", Self::VoteNotSynced),
         ("timeout-without-cancel", Self::TimeoutWithoutCancel),
+        ("transaction-in-parts", Self::TransactionInParts),
+        ("watch-from-now", Self::WatchFromNow),
+        ("ends-by-own-clock", Self::EndsByOwnClock),
+        ("marks-not-in-snapshot", Self::MarksNotInSnapshot),
+        ("journals-not-in-snapshot", Self::JournalsNotInSnapshot),
     ];
 }
 

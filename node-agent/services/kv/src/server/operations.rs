@@ -37,6 +37,15 @@ impl Context {
             return self.get_here(key, patience).await;
         }
         let read = |state: &KvState| (state.get(key).cloned(), state.ends(key));
+        #[cfg(simulation)]
+        if is_planted(Bug::EndsByOwnClock) {
+            return match self.consistent(patience, read).await {
+                Some((item, ends)) => {
+                    found(item.as_ref().filter(|_| ends.is_none_or(|ends| ends > unix_ms())))
+                }
+                None => timeout(),
+            };
+        }
         match self.consistent_alive(patience, read).await {
             Some(item) => found(item.as_ref()),
             None => timeout(),

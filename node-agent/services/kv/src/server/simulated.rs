@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use replication::simulation::{Bug, is_planted};
-use replication::{Replica, ServeError};
+use replication::{Replica, ServeError, Shutdown};
 use tokio_util::task::TaskTracker;
 
 use super::answers::{found, timeout};
-use super::writes::Patience;
+use super::told::Told;
+use super::writes::{Identity, Patience, Settled};
 use super::{Context, Metrics, Options, Shown};
 use crate::request::{Answer, Refusal, Terms};
-use crate::state::{Change, KvState};
+use crate::state::{Change, Compacted, Event, KvState, Operation, Owner, Transaction};
 
 /// How long a caller in doubt waits before it is told so.
 const DOUBT: Duration = Duration::from_secs(2);
@@ -81,6 +84,46 @@ impl Front {
         self.0.open_session(terms).await
     }
 
+    /// The keys that begin with a prefix.
+    pub async fn range(&self, terms: &Terms) -> Answer {
+        self.0.range(terms).await
+    }
+
+    /// The changes of all keys from a revision on, as far as this member applies them; they end where they are forgotten.
+    ///
+    /// # Errors
+    /// When they are forgotten already, or it does not know yet what it knew before it was started.
+    pub async fn watch(
+        &self,
+        from: u64,
+    ) -> Result<BoxStream<'static, Result<Vec<Event>, Compacted>>, Refusal> {
+        let mut terms = Terms::default();
+        terms.more.from = Some(from);
+        let told = self.0.watch("".into(), &terms, None, Shutdown::new()).await?;
+        let changes = told.filter_map(async |told| match told {
+            Told::Changes(events) => Some(Ok(events)),
+            Told::Compacted { oldest } => Some(Err(Compacted { oldest })),
+            _ => None,
+        });
+        Ok(changes.boxed())
+    }
+
+    /// What is new in a copy of a server's log.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn extract(&self, server: &str, copy: &[u8], terms: &Terms) -> Result<Answer, Refusal> {
+        self.0.extract(server.into(), copy, terms).await
+    }
+
+    /// The entries of a journal.
+    ///
+    /// # Errors
+    /// When they are forgotten.
+    pub async fn read_journal(&self, name: &str, terms: &Terms) -> Result<Answer, Refusal> {
+        self.0.read_journal(name.into(), terms).await
+    }
+
     /// What became of a request.
     pub async fn outcome(&self, terms: &Terms) -> Answer {
         self.0.outcome(terms).await
@@ -102,8 +145,14 @@ impl Front {
 }
 
 impl Context {
-    /// The planted [`Bug::SwapDecidedOutside`].
+    /// The planted [`Bug::TransactionInParts`] and [`Bug::SwapDecidedOutside`].
     pub(super) async fn decide_here(&self, change: Change, patience: Patience) -> Result<Change, Answer> {
+        if let Change::Transact(transaction) = &change
+            && transaction.compare.is_empty()
+            && is_planted(Bug::TransactionInParts)
+        {
+            self.begin_with_one(transaction, patience).await;
+        }
         let Change::Swap { key, old, new } = &change else {
             return Ok(change);
         };
@@ -124,5 +173,18 @@ impl Context {
             key: key.clone(),
             value: new.clone(),
         })
+    }
+
+    /// Carries out the first operation of a transaction before the others, if it sets a key.
+    async fn begin_with_one(&self, transaction: &Transaction, patience: Patience) {
+        if let Some(Operation::Set { key, value, .. }) = transaction.then.first()
+            && let Some(number) = self.number(Owner::NOBODY, patience).await
+        {
+            let change = Change::Set {
+                key: key.clone(),
+                value: value.clone(),
+            };
+            let _: Settled = self.write(&Identity::Own(number), change, patience).await;
+        }
     }
 }

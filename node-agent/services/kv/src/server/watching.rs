@@ -10,6 +10,8 @@ use futures::StreamExt as _;
 use futures::stream;
 use hyper::StatusCode;
 use replication::Shutdown;
+#[cfg(simulation)]
+use replication::simulation::{Bug, is_planted};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -68,6 +70,8 @@ impl Context {
         let mut applied = replica.applied();
         applied.mark_changed();
         let from = seen.map(|seen| seen.saturating_add(1)).or(terms.more.from);
+        #[cfg(simulation)]
+        let from = from.filter(|_| !is_planted(Bug::WatchFromNow));
         let next = match from {
             Some(from) => from.max(1),
             None => replica.local(KvState::revision) + 1,

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+#[cfg(simulation)]
+use replication::simulation::{Bug, is_planted};
 use replication::{NodeId, RestoreError};
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +50,10 @@ pub(super) fn write(state: &KvState, to: &mut dyn io::Write) -> io::Result<()> {
         to.write_all(&[DROPPED_LAST])?;
         put_on(&state.dropped_last, to)?;
     }
-    if state.logs.servers() != 0 {
+    let has_logs = state.logs.servers() != 0;
+    #[cfg(simulation)]
+    let has_logs = has_logs && !is_planted(Bug::MarksNotInSnapshot);
+    if has_logs {
         to.write_all(&[LOGS])?;
         put_on(&state.logs, to)?;
     }
@@ -60,7 +65,10 @@ pub(super) fn write(state: &KvState, to: &mut dyn io::Write) -> io::Result<()> {
         to.write_all(&[HISTORY])?;
         put_on(&state.history, to)?;
     }
-    if !state.journals.is_empty() {
+    let has_journals = !state.journals.is_empty();
+    #[cfg(simulation)]
+    let has_journals = has_journals && !is_planted(Bug::JournalsNotInSnapshot);
+    if has_journals {
         to.write_all(&[JOURNALS])?;
         put_on(&state.journals, to)?;
     }
