@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use data_encoding::BASE32_NOPAD;
 use socket2::{Domain, Protocol, Socket, Type};
 use tiger::{Digest, Tiger};
 
-use crate::clock::PATIENCE;
+use crate::clock::{self, PATIENCE};
 
 /// Who a user is; the same one has the same CID wherever it connects.
 #[derive(Debug, Clone)]
@@ -190,7 +190,7 @@ impl AdcUser {
 
     /// The next line that is not empty; none when none comes in time. An end of the connection is an error.
     pub fn next_line(&mut self, patience: Duration) -> anyhow::Result<Option<String>> {
-        let begun = Instant::now();
+        let begun = clock::now();
         loop {
             // Empty lines keep the connection alive, but not this.
             let left = patience.saturating_sub(begun.elapsed());
