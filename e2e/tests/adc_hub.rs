@@ -17,6 +17,8 @@ use serde_json::json;
 
 /// Log-ins that race for one nick.
 const RACES: usize = 1000;
+/// Users that prove an address at another member as soon as they are let in.
+const QUICK: usize = 200;
 /// Connections that say nothing.
 const PROBES: usize = 2000;
 /// Long enough for anything that should not come.
@@ -359,6 +361,18 @@ fn a_second_address_is_proved_at_any_member() {
             .unwrap();
         // A token is good for once.
         assert!(prove(over_ipv6(ports[member]), token).starts_with("ISTA 240 "));
+    }
+}
+
+#[test]
+fn a_second_address_is_proved_at_a_member_that_hears_of_the_user_later() {
+    let group = hybrid_group();
+    let ports = group.adc_member_ports();
+    for number in 0..QUICK {
+        // The user knows its token as soon as its own member does.
+        let (_user, token) = log_in_with_two(ports[0], &format!("q{number}"));
+        let told = prove(over_ipv6(ports[1]), &token);
+        assert!(told.starts_with("ISTA 000 "), "{number}: {told}");
     }
 }
 

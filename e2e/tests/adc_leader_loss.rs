@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use e2e::adc_user::AdcIdentity;
 use e2e::clock::{PATIENCE, eventually};
-use e2e::group::detail;
+use e2e::group::{detail, pid};
+use e2e::process::signal;
 use e2e::{AdcUser, Group, GroupOptions};
 use operator_api::MemberStatus;
 use operator_api::config::ServiceKind;
+use rustix::process::Signal;
 
 fn group() -> Group {
     Group::start_with(GroupOptions {
@@ -25,14 +27,20 @@ fn number(member: &MemberStatus) -> usize {
     member.name.rsplit('-').next().unwrap().parse().unwrap()
 }
 
+/// How many places of users that are away each member that answers keeps.
+fn kept_places(group: &Group) -> Vec<u64> {
+    let statuses = group.statuses();
+    let details = statuses.iter().flatten().filter_map(|status| detail(status).ok());
+    details
+        .filter_map(|detail| detail.service_detail["keptPlaces"].as_u64())
+        .collect()
+}
+
 /// Waits until the group knows that a member is lost, and keeps the places of its users. A client that is quicker than that
 /// gets another SID; real ones wait a second at least.
 fn places_are_kept(group: &Group, count: u64) {
     eventually("places are kept", PATIENCE, || {
-        let statuses = group.statuses();
-        let details = statuses.iter().flatten().filter_map(|status| detail(status).ok());
-        let kept = details.filter_map(|detail| detail.service_detail["keptPlaces"].as_u64());
-        let most = kept.max().unwrap_or_default();
+        let most = kept_places(group).into_iter().max().unwrap_or_default();
         ensure!(most >= count, "{most} places are kept");
         Ok(())
     })
@@ -143,4 +151,42 @@ fn users_behind_one_address_come_back_to_their_places() {
     watcher.lines_until_quiet(Duration::from_millis(300));
     assert!(!watcher.seen.iter().any(|line| line.starts_with("IQUI")));
     group.all_ready().unwrap();
+}
+
+#[test]
+fn a_member_that_was_given_up_by_mistake_misses_no_line_afterwards() {
+    let group = group();
+    let leader = group.leader().unwrap();
+    let ports = group.adc_member_ports();
+    let paused = (number(&leader) + 1) % 3;
+    let mut ann = AdcUser::log_in(ports[number(&leader)], &AdcIdentity::new("ann")).unwrap();
+    let mut bob = AdcUser::log_in(ports[paused], &AdcIdentity::new("bob")).unwrap();
+    let joined = format!("BINF {} ", bob.sid);
+    ann.expect("bob joins", |line| line.starts_with(&joined)).unwrap();
+    let (from, to) = (ann.sid.clone(), bob.sid.clone());
+    let mut whisper = |text: &str| {
+        ann.send(&format!("DMSG {from} {to} {text}")).unwrap();
+        let whispered = format!("DMSG {from} {to} {text}");
+        bob.expect(text, |line| line == whispered).unwrap();
+    };
+    for text in ["one", "two", "three"] {
+        whisper(text);
+    }
+    let statuses = group.statuses();
+    let member = statuses.iter().flatten().find(|status| number(status) == paused);
+    let process = pid(member.unwrap()).unwrap();
+    signal(process, Signal::STOP).unwrap();
+    places_are_kept(&group, 1);
+    signal(process, Signal::CONT).unwrap();
+    eventually("its users are back", PATIENCE, || {
+        let kept = kept_places(&group);
+        ensure!(kept.len() == 3 && kept.iter().all(|kept| *kept == 0), "{kept:?}");
+        Ok(())
+    })
+    .unwrap();
+    for text in ["four", "five", "six"] {
+        whisper(text);
+    }
+    // The hub did not put him out in between.
+    assert!(!bob.seen.iter().any(|line| line.starts_with("IQUI")));
 }

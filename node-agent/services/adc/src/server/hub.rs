@@ -219,6 +219,9 @@ impl Hub {
     /// Does what follows from what came.
     async fn go_on(&mut self) {
         self.tell();
+        let relays = &mut self.relays;
+        self.replica.local(|state| relays.set_peers(state.fronts()));
+        self.prove_early();
         self.deliver_held();
         self.conveyor.start();
         self.relays.start(self.cursor);
@@ -319,12 +322,6 @@ impl Hub {
         self.check_front();
         self.claim_again();
         let fronts: Vec<_> = self.replica.local(|state| state.fronts().collect());
-        let open = fronts
-            .iter()
-            .filter(|(id, front)| *id != self.me && !front.lost)
-            .map(|(id, front)| (*id, front.epoch))
-            .collect();
-        self.relays.set_peers(&open);
         self.duties.tick(&self.replica, &fronts);
         self.counters.set_users(self.roster.len(), self.users());
     }

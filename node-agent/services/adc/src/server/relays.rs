@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::link::{Incoming, Link};
 use crate::peer::{Question, Relayed};
+use crate::state::Front;
 
 /// Bytes that wait for one peer; further lines are dropped.
 const QUEUE_BYTES_MAX: usize = 16 << 20;
@@ -28,17 +29,27 @@ pub(super) struct Relays {
     link: Arc<Link>,
     me: NodeId,
     epoch: u64,
-    peers: BTreeMap<NodeId, Outgoing>,
+    queues: Queues,
     /// For each peer, its run, and the number of the line that comes next.
     expected: BTreeMap<NodeId, (u64, u64)>,
     passed: mpsc::Sender<Passed>,
     tasks: TaskTracker,
 }
 
+/// What waits for each peer.
+#[derive(Debug, Default)]
+struct Queues {
+    peers: BTreeMap<NodeId, Outgoing>,
+    /// Numbers below are spent: a peer that was forgotten, and is there again, waits for the next one.
+    spent: u64,
+}
+
 #[derive(Debug, Default)]
 struct Outgoing {
     /// The peer's run.
     epoch: u64,
+    /// Its front is not given up.
+    is_open: bool,
     first: u64,
     lines: VecDeque<Relayed>,
     bytes: usize,
@@ -60,7 +71,7 @@ impl Relays {
             link,
             me,
             epoch,
-            peers: BTreeMap::new(),
+            queues: Queues::default(),
             expected: BTreeMap::new(),
             passed,
             tasks,
@@ -68,31 +79,22 @@ impl Relays {
         (relays, results)
     }
 
-    /// Takes note of the fronts of others that are open, each with its run. What waits for another run of one was for
-    /// users that are gone.
-    pub(super) fn set_peers(&mut self, fronts: &BTreeMap<NodeId, u64>) {
-        self.peers.retain(|id, _| fronts.contains_key(id));
-        for (id, epoch) in fronts {
-            let peer = self.peers.entry(*id).or_default();
-            if peer.epoch != *epoch {
-                peer.epoch = *epoch;
-                peer.first += peer.lines.len() as u64;
-                peer.lines.clear();
-                peer.bytes = 0;
-            }
-        }
+    /// Takes note of the fronts of others. As soon as the directory has them: a user that was told of somebody can reach it.
+    pub(super) fn set_peers(&mut self, fronts: impl Iterator<Item = (NodeId, Front)>) {
+        let me = self.me;
+        self.queues.set_peers(fronts.filter(|(id, _)| *id != me));
     }
 
     /// Queues a line for the users of one peer.
     pub(super) fn put(&mut self, peer: NodeId, relayed: Relayed) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
+        if let Some(peer) = self.queues.peers.get_mut(&peer) {
             peer.put(relayed);
         }
     }
 
     /// Queues a line for the users of all peers.
     pub(super) fn put_to_all(&mut self, relayed: &Relayed) {
-        for peer in self.peers.values_mut() {
+        for peer in self.queues.peers.values_mut() {
             peer.put(relayed.clone());
         }
     }
@@ -100,8 +102,9 @@ impl Relays {
     /// Sends what waits for peers to which nothing is under way. `seen` is how many effects were told here.
     pub(super) fn start(&mut self, seen: u64) {
         let now = Instant::now();
-        for (id, peer) in &mut self.peers {
-            if peer.is_busy || peer.lines.is_empty() || peer.retry_at.is_some_and(|at| at > now) {
+        for (id, peer) in &mut self.queues.peers {
+            let is_put_off = peer.retry_at.is_some_and(|at| at > now);
+            if !peer.is_open || peer.is_busy || peer.lines.is_empty() || is_put_off {
                 continue;
             }
             peer.retry_at = None;
@@ -124,7 +127,7 @@ impl Relays {
 
     /// Takes note of what came of a batch.
     pub(super) fn passed(&mut self, (peer, next): Passed) {
-        let Some(peer) = self.peers.get_mut(&peer) else {
+        let Some(peer) = self.queues.peers.get_mut(&peer) else {
             return;
         };
         peer.is_busy = false;
@@ -154,10 +157,41 @@ impl Relays {
     }
 }
 
+impl Queues {
+    /// What waits for another run of one was for users that are gone. A front that is given up gets nothing new, but what
+    /// waited, if it takes its users back.
+    fn set_peers(&mut self, fronts: impl Iterator<Item = (NodeId, Front)>) {
+        let mut before = std::mem::take(&mut self.peers);
+        for (id, front) in fronts {
+            let mut peer = before.remove(&id).unwrap_or_else(|| Outgoing {
+                epoch: front.epoch,
+                first: self.spent,
+                ..Outgoing::default()
+            });
+            if peer.epoch != front.epoch {
+                peer.epoch = front.epoch;
+                peer.first = peer.end();
+                peer.lines.clear();
+                peer.bytes = 0;
+            }
+            peer.is_open = !front.lost;
+            self.peers.insert(id, peer);
+        }
+        for forgotten in before.values() {
+            self.spent = self.spent.max(forgotten.end());
+        }
+    }
+}
+
 impl Outgoing {
+    /// The number of the line that is put next.
+    fn end(&self) -> u64 {
+        self.first + self.lines.len() as u64
+    }
+
     fn put(&mut self, line: Relayed) {
         let size = size(&line);
-        if self.bytes + size <= QUEUE_BYTES_MAX {
+        if self.is_open && self.bytes + size <= QUEUE_BYTES_MAX {
             self.bytes += size;
             self.lines.push_back(line);
         }
@@ -178,4 +212,60 @@ impl Outgoing {
 fn size(relayed: &Relayed) -> usize {
     const FIXED: usize = 64;
     FIXED + relayed.line.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Reach;
+
+    const PEER: NodeId = 2;
+
+    fn line(text: &str) -> Relayed {
+        Relayed {
+            reach: Reach::All,
+            line: text.to_owned(),
+        }
+    }
+
+    fn front(epoch: u64, lost: bool) -> (NodeId, Front) {
+        (PEER, Front { epoch, next: 1, lost })
+    }
+
+    fn waiting(queues: &Queues) -> (u64, Vec<&str>) {
+        let peer = &queues.peers[&PEER];
+        (
+            peer.first,
+            peer.lines.iter().map(|line| line.line.as_str()).collect(),
+        )
+    }
+
+    #[test]
+    fn a_front_that_takes_its_users_back_waits_for_the_same_numbers() {
+        let mut queues = Queues::default();
+        queues.set_peers([front(7, false)].into_iter());
+        for text in ["a", "b"] {
+            queues.peers.get_mut(&PEER).unwrap().put(line(text));
+        }
+        queues.set_peers([front(7, true)].into_iter());
+        queues.peers.get_mut(&PEER).unwrap().put(line("to nobody"));
+        queues.set_peers([front(7, false)].into_iter());
+        queues.peers.get_mut(&PEER).unwrap().put(line("c"));
+        assert_eq!(waiting(&queues), (0, vec!["a", "b", "c"]));
+    }
+
+    #[test]
+    fn another_run_gets_nothing_old_and_no_number_twice() {
+        let mut queues = Queues::default();
+        queues.set_peers([front(7, false)].into_iter());
+        queues.peers.get_mut(&PEER).unwrap().put(line("a"));
+        queues.set_peers([front(8, false)].into_iter());
+        queues.peers.get_mut(&PEER).unwrap().put(line("b"));
+        assert_eq!(waiting(&queues), (1, vec!["b"]));
+        queues.set_peers(std::iter::empty());
+        assert!(queues.peers.is_empty());
+        queues.set_peers([front(8, false)].into_iter());
+        queues.peers.get_mut(&PEER).unwrap().put(line("c"));
+        assert_eq!(waiting(&queues), (2, vec!["c"]));
+    }
 }

@@ -29,6 +29,12 @@ const PROOF_MAX: Duration = Duration::from_secs(60);
 /// Questions to other members that are under way; what comes beyond is not proved.
 const ASKED_MAX: usize = 64;
 
+/// How long a token of a user that is not known here may wait: this member may not have heard yet of one that has just been
+/// let in elsewhere.
+const EARLY_MAX: Duration = Duration::from_secs(1);
+/// Such tokens that wait; what comes beyond is not proved.
+const EARLY_COUNT_MAX: usize = 64;
+
 /// What came of a connection that proves an address at this member.
 pub(super) type Proved = (LinkId, Result<(), Unproved>);
 
@@ -39,8 +45,17 @@ pub(super) struct Seconds {
     secret: [u8; 32],
     waiting: BTreeMap<LinkId, Waiting>,
     asked: usize,
+    early: Vec<Early>,
     proved: mpsc::Sender<Proved>,
     tasks: TaskTracker,
+}
+
+/// A connection with the token of a user that is not known here.
+#[derive(Debug)]
+struct Early {
+    link: LinkId,
+    proof: Proof,
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -60,6 +75,7 @@ impl Seconds {
             secret: rand::random(),
             waiting: BTreeMap::new(),
             asked: 0,
+            early: Vec::new(),
             proved,
             tasks,
         };
@@ -109,13 +125,29 @@ fn named(token: &str) -> Option<Sid> {
 impl Hub {
     /// A connection of this member proves an address.
     pub(super) fn proves(&mut self, link: LinkId, proof: Proof) {
-        let home = named(&proof.token).and_then(|sid| self.roster.get(sid)?.home);
+        let until = Instant::now() + EARLY_MAX;
+        self.proves_until(Early { link, proof, until });
+    }
+
+    /// Looks again at the tokens that came before their users were known.
+    pub(super) fn prove_early(&mut self) {
+        for early in std::mem::take(&mut self.seconds.early) {
+            self.proves_until(early);
+        }
+    }
+
+    fn proves_until(&mut self, early: Early) {
+        let sid = named(&early.proof.token);
+        let home = sid.and_then(|sid| self.roster.get(sid)?.home);
+        let may_wait = early.until > Instant::now() && self.seconds.early.len() < EARLY_COUNT_MAX;
+        let Early { link, proof, .. } = early;
         match home {
             Some((front, _)) if front == self.me => {
                 let result = self.prove(&proof);
                 self.order(link, ToWorker::Proved { link, result });
             }
             Some((front, _)) if self.seconds.asked < ASKED_MAX => self.ask_for_proof(front, link, proof),
+            None if sid.is_some() && may_wait => self.seconds.early.push(Early { proof, ..early }),
             _ => {
                 let result = Err(Unproved::Unknown);
                 self.order(link, ToWorker::Proved { link, result });
