@@ -487,8 +487,18 @@ fn who_is_taken_out_of_the_users_file_is_no_longer_registered() {
     AdcUser::log_in(ports[0], &AdcIdentity::new("bert").with_password("two")).unwrap();
     write(json!([anna]));
     accounts(&["anna"], &["bert"]);
-    eventually("bert needs no password", PATIENCE, || {
+    let mut guest = eventually("bert needs no password", PATIENCE, || {
         AdcUser::log_in(ports[1], &AdcIdentity::new("bert"))
     })
     .unwrap();
+    // Registered once more, the nick is only for who knows the password.
+    write(json!([anna, bert]));
+    guest
+        .expect("why", |line| {
+            line.starts_with("ISTA 230 This\\snick\\sis\\sregistered\\snow")
+        })
+        .unwrap();
+    let quit = format!("IQUI {} ", guest.sid);
+    guest.expect("its QUI", |line| line.starts_with(&quit)).unwrap();
+    AdcUser::log_in(ports[1], &AdcIdentity::new("bert").with_password("two")).unwrap();
 }

@@ -4,6 +4,7 @@
 //! wait for more of its kind, a fraction of the time that writing to everybody takes: see [`Round`].
 
 mod connection;
+mod pending;
 mod socket;
 mod wire;
 
@@ -24,6 +25,7 @@ use crate::session::{Input, Settings};
 use crate::state::{BanTarget, Departure, LinkId};
 pub(super) use connection::Rules;
 use connection::{Connection, ReadError};
+use pending::Pending;
 use socket::Sockets;
 
 /// Batches from the hub that wait.
@@ -33,8 +35,8 @@ pub(super) const TO_HUB_MAX: usize = 64;
 /// Requests to the hub beyond which nothing more is read from clients.
 const BACKLOG_MAX: usize = 16_384;
 /// After lines for everybody were written, further ones wait for this part of the time that it took, or for that long.
-const REST_DIVISOR: u32 = 4;
-const REST_MAX: Duration = Duration::from_millis(5);
+const REST_DIVISOR: u32 = 2;
+const REST_MAX: Duration = Duration::from_millis(10);
 /// A round that took less is followed by the next one at once.
 const ROUND_MIN: Duration = Duration::from_millis(1);
 /// How often deadlines are looked at.
@@ -94,7 +96,8 @@ impl WorkerHandle {
 /// Lines for everybody on their way out.
 ///
 /// A write costs about the same for one line as for twenty, and a line for everybody is thousands of writes. So that lines
-/// which come a moment later go along, the next round rests for a fraction of the last one's time: a small hub never rests.
+/// which come a moment later go along, the next round rests for half of the last one's time: a small hub never rests. What
+/// comes meanwhile is [`Pending`].
 #[derive(Default)]
 struct Round {
     links: Vec<LinkId>,
@@ -104,7 +107,7 @@ struct Round {
 
 impl Round {
     fn is_due(&self) -> bool {
-        !self.links.is_empty() && self.due.is_none_or(|due| due <= Instant::now())
+        self.due.is_none_or(|due| due <= Instant::now())
     }
 
     /// It took from then until now.
@@ -121,6 +124,8 @@ struct Worker {
     dirty: Vec<LinkId>,
     /// Those for which lines for everybody wait.
     round: Round,
+    /// Further lines for everybody.
+    pending: Pending,
     /// What the hub has not been told yet.
     backlog: Vec<ToHub>,
     to_hub: mpsc::Sender<Vec<ToHub>>,
@@ -140,6 +145,7 @@ impl Worker {
             connections: BTreeMap::new(),
             dirty: Vec::new(),
             round: Round::default(),
+            pending: Pending::default(),
             backlog: Vec::new(),
             to_hub,
             sockets,
@@ -171,7 +177,7 @@ impl Worker {
                     Err(_) => return,
                 },
                 _ = tick.tick() => self.tick(),
-                () = rest(self.round.due), if !self.round.links.is_empty() => {}
+                () = rest(self.round.due), if self.has_round() => {}
             }
             while let Ok(orders) = from_hub.try_recv() {
                 self.obey(orders);
@@ -184,6 +190,10 @@ impl Worker {
 
     fn obey(&mut self, orders: Vec<ToWorker>) {
         for order in orders {
+            // What is said to all before something else is said before it.
+            if !matches!(order, ToWorker::All { .. }) {
+                self.hand_out();
+            }
             match order {
                 ToWorker::Accept(accepted) => self.accept(accepted),
                 ToWorker::Sid { link, sid, census } => self.input(
@@ -195,7 +205,11 @@ impl Worker {
                 ToWorker::Hybrid { link } => self.input(link, Input::Hybrid),
                 ToWorker::Refused { link, refusal } => self.input(link, Input::Refused(refusal)),
                 ToWorker::Admitted(admitted) => self.admit(*admitted),
-                ToWorker::All { lines, count } => self.all(&lines, count),
+                ToWorker::All { lines, count } => {
+                    if self.pending.add(lines, count) {
+                        self.hand_out();
+                    }
+                }
                 ToWorker::Selected { features, line } => self.selected(&features, &line),
                 ToWorker::One { link, lines } => self.one(link, lines),
                 ToWorker::Features { link, features } => {
@@ -314,7 +328,16 @@ impl Worker {
         self.proceed(link);
     }
 
-    fn all(&mut self, lines: &Bytes, count: u32) {
+    /// Whether lines for everybody are on their way.
+    const fn has_round(&self) -> bool {
+        !self.round.links.is_empty() || !self.pending.is_empty()
+    }
+
+    /// Gives lines for everybody to the users.
+    fn hand_out(&mut self) {
+        let Some((lines, count)) = self.pending.take() else {
+            return;
+        };
         let mut users = 0;
         for connection in self.connections.values_mut() {
             if connection.is_user() {
@@ -323,7 +346,7 @@ impl Worker {
                 users += 1;
             }
         }
-        self.common.counters.delivered(users * u64::from(count));
+        self.common.counters.delivered(users * count);
     }
 
     fn selected(&mut self, features: &str, line: &Bytes) {
@@ -369,7 +392,8 @@ impl Worker {
         for link in std::mem::take(&mut self.dirty) {
             self.write(link, limit);
         }
-        if self.round.is_due() {
+        if self.has_round() && self.round.is_due() {
+            self.hand_out();
             let since = Instant::now();
             for link in std::mem::take(&mut self.round.links) {
                 self.write(link, limit);

@@ -17,6 +17,9 @@ const TEXT_BYTES_MAX: usize = 1024;
 /// Nicks that may be muted at once.
 const MUTES_MAX: usize = 10_000;
 
+/// What a guest is told whose nick is registered by the file of registered users.
+const NICK_REGISTERED: &str = "This nick is registered now: come back with its password";
+
 /// An operator's order. A stored format: variants and fields are only appended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
@@ -236,7 +239,7 @@ impl AdcState {
                 nick,
                 class,
                 password,
-            } => self.list_account(nick, class, password, &limits)?,
+            } => self.list_account(by, nick, class, password, &limits)?,
             Order::UnlistAccount { nick } => self.unlist_account(&nick, &limits)?,
             Order::Register { .. } => return Err(OrderError::NotAllowed),
         };
@@ -434,6 +437,7 @@ impl AdcState {
 impl AdcState {
     fn list_account(
         &mut self,
+        by: &str,
         nick: String,
         class: Class,
         password: SealedPassword,
@@ -441,6 +445,17 @@ impl AdcState {
     ) -> Ordered {
         let key = folded(&nick, limits);
         let what = self.put_account(nick, class, password, limits)?;
+        let holder = self.user_by_nick(&key).filter(|user| user.class == Class::Guest);
+        if let Some(sid) = holder.map(|holder| holder.sid) {
+            // It came before the nick was registered. Whether it may have it, only the password can tell.
+            let departure = Departure::Kicked {
+                by: by.to_owned(),
+                reason: NICK_REGISTERED.to_owned(),
+                until_unix_ms: None,
+                banned: false,
+            };
+            self.depart(sid, departure);
+        }
         self.listed.insert(key);
         Ok(what)
     }

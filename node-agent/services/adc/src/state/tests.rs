@@ -689,6 +689,29 @@ fn the_file_of_registered_users_takes_back_only_what_it_gave() {
 }
 
 #[test]
+fn the_file_of_registered_users_puts_guests_out_who_have_its_nicks() {
+    let mut log = Log::new();
+    log.claim(1, 1, 0, 1, "anna");
+    log.claim(1, 2, 1, 2, "bert");
+    let by_hand = Order::PutAccount {
+        nick: "bert".to_owned(),
+        class: Class::Registered,
+        password: SealedPassword(vec![1]),
+    };
+    log.order(by_hand).unwrap();
+    let list = |nick: &str| Order::ListAccount {
+        nick: nick.to_owned(),
+        class: Class::Operator,
+        password: SealedPassword(vec![2]),
+    };
+    // Who registers somebody by hand knows whom.
+    assert!(log.state.user_by_nick("bert").is_some());
+    log.order(list("Anna")).unwrap();
+    assert!(log.state.user_by_nick("anna").is_none() && log.state.user_by_nick("bert").is_some());
+    log.order(list("carl")).unwrap();
+}
+
+#[test]
 fn forgotten_effects_are_not_made_up() {
     let mut log = Log::new();
     log.claim(1, 1, 0, 1, "alice");
