@@ -40,6 +40,7 @@ pub(crate) fn check(world: &World, faults: Count) -> anyhow::Result<Summary> {
         watched: world.watched.count(),
         records: world.records.handed_out(),
         entries: world.records.entries(),
+        leases: world.leases.ended(),
         lives: world
             .machines
             .iter()

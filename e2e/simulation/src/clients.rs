@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::member::{Inside, Machine, NoAnswer, Reply};
 use crate::world::World;
-use crate::{local, pairs, records, watchers};
+use crate::{leases, local, pairs, records, watchers};
 
 /// Keys in use at a time: few, so that clients meet.
 const KEYS: u64 = 4;
@@ -132,6 +132,7 @@ pub(crate) async fn run(world: &Arc<World>) {
     }
     tasks.push(tokio::task::spawn_local(local::watch_order(world.clone())));
     tasks.extend(records::start(world));
+    tasks.extend(leases::start(world));
     let watchers = watchers::start(world);
     ended(world, tasks).await;
     read_all(world).await;

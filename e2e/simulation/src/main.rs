@@ -17,6 +17,8 @@ mod clients;
 #[cfg(simulation)]
 mod faults;
 #[cfg(simulation)]
+mod leases;
+#[cfg(simulation)]
 mod local;
 #[cfg(simulation)]
 mod lost_vote;

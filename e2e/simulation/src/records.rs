@@ -69,14 +69,22 @@ pub(crate) fn start(world: &Arc<World>) -> Vec<tokio::task::JoinHandle<()>> {
     tasks
 }
 
-/// Sends a numbered request to one member after the other until it is certain what became of it; none when its session is
-/// lost.
-async fn certain(
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Certain {
+    Answer(Box<Answer>),
+    /// What it is about is not there.
+    NotThere,
+}
+
+/// Sends a numbered request to one member after the other until it is certain what became of it: an answer, or that what it
+/// is about is not there. None when its session is lost.
+pub(crate) async fn certain(
     world: &World,
     rng: &mut StdRng,
     request: (u64, u64),
     ask: impl AsyncFn(&Machine, Terms) -> Reply,
-) -> Option<Answer> {
+) -> Option<Certain> {
     let mut first = true;
     loop {
         let machine: &Machine = &world.machines[rng.random_range(0..world.machines.len())];
@@ -87,7 +95,8 @@ async fn certain(
             ..Terms::default()
         };
         match ask(machine, terms).await {
-            Reply::Answer(answer) if !answer.unknown => return Some(answer),
+            Reply::Answer(answer) if !answer.unknown => return Some(Certain::Answer(Box::new(answer))),
+            Reply::Refused(404, _) => return Some(Certain::NotThere),
             Reply::Refused(410, why) => {
                 world.broke(format!("session {} was refused: {why}", request.0));
                 return None;
@@ -120,10 +129,11 @@ async fn call(world: Arc<World>, number: u64) {
         let ask = async |machine: &Machine, terms: Terms| {
             extract(machine, copy.lines.concat(), terms, ANSWER_WITHIN).await
         };
-        let Some(answer) = certain(&world, &mut rng, (session, seq), ask).await else {
-            return;
-        };
-        take(&world, &copy, &answer, &format!("caller {number}"));
+        match certain(&world, &mut rng, (session, seq), ask).await {
+            Some(Certain::Answer(answer)) => take(&world, &copy, &answer, &format!("caller {number}")),
+            Some(refused) => world.broke(format!("caller {number} was answered {refused:?}")),
+            None => return,
+        }
         tokio::time::sleep(PAUSE).await;
     }
 }
@@ -210,13 +220,12 @@ async fn append(world: Arc<World>, number: u64) {
             });
             Reply::from(asked.await)
         };
-        let answer = certain(&world, &mut rng, (session, seq), ask).await;
-        match answer {
-            Some(Answer {
-                index: Some(index), ..
-            }) => agree(&world, index, &text, "its client"),
-            Some(answer) if answer.timeout => drop(lock(&world.records.never).insert(text)),
-            Some(answer) => world.broke(format!("entry {text} was answered {answer:?}")),
+        match certain(&world, &mut rng, (session, seq), ask).await {
+            Some(Certain::Answer(answer)) if answer.timeout => drop(lock(&world.records.never).insert(text)),
+            Some(Certain::Answer(answer)) if answer.index.is_some() => {
+                agree(&world, answer.index.unwrap_or_default(), &text, "its client");
+            }
+            Some(other) => world.broke(format!("entry {text} was answered {other:?}")),
             None => return,
         }
         tokio::time::sleep(PAUSE).await;

@@ -97,6 +97,7 @@ fn one(arguments: &Arguments, seed: u64) -> anyhow::Result<()> {
         others.iter().all(|count| *count >= OTHERS_A_SEED_MIN),
         "seed {seed}: only {others:?} changes, records and entries"
     );
+    ensure!(summary.leases > 0, "seed {seed}: no lease ended");
     Ok(())
 }
 

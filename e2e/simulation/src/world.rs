@@ -11,11 +11,12 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::faults::{Count, Faults};
+use crate::leases::Leases;
 use crate::local::Local;
 use crate::member::Machine;
 use crate::records::Records;
 use crate::watchers::Watched;
-use crate::{checks, clients, local, membership, records};
+use crate::{checks, clients, leases, local, membership, records};
 
 /// What is simulated.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +39,7 @@ pub(crate) struct World {
     pub(crate) local: Local,
     pub(crate) watched: Watched,
     pub(crate) records: Records,
+    pub(crate) leases: Leases,
     broken: Mutex<Vec<String>>,
     stop: AtomicBool,
     /// All members are up, joined, vote, and remember nothing.
@@ -98,6 +100,8 @@ pub(crate) struct Summary {
     pub(crate) watched: usize,
     pub(crate) records: usize,
     pub(crate) entries: usize,
+    /// Leases that ended by themselves.
+    pub(crate) leases: usize,
     pub(crate) lives: i64,
     pub(crate) faults: Count,
     pub(crate) snapshots: u64,
@@ -115,6 +119,7 @@ impl std::fmt::Display for Summary {
             watched,
             records,
             entries,
+            leases,
             lives,
             faults,
             snapshots,
@@ -123,7 +128,7 @@ impl std::fmt::Display for Summary {
         write!(
             f,
             "{operations} operations ({unknown} unknown, {never} timed out or refused), {accepted_alone} accepted alone, \
-             {watched} changes watched, {records} records handed out, {entries} entries, {} faults, {} votes lost, {} pauses, {lives} lives, snapshot of entry {snapshots}, digest {digest:08x}",
+             {watched} changes watched, {records} records handed out, {entries} entries, {leases} leases ended, {} faults, {} votes lost, {} pauses, {lives} lives, snapshot of entry {snapshots}, digest {digest:08x}",
             faults.faults, faults.lost_votes, faults.stalls,
         )
     }
@@ -179,6 +184,7 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Summary> {
         local: Local::new(plan.members),
         watched: Watched::default(),
         records: Records::default(),
+        leases: Leases::default(),
         machines,
         history: Mutex::default(),
         begun: AtomicU64::new(0),
@@ -220,6 +226,7 @@ fn simulate(world: &Arc<World>, rng: &mut StdRng) -> anyhow::Result<Summary> {
         clients::run(&shared).await;
         records::end(&shared).await;
         local::run(&shared).await;
+        leases::end(&shared).await;
         Ok(())
     });
     let mut faults = Faults::new(world.clone(), rng);

@@ -43,11 +43,17 @@ pub enum Bug {
     MarksNotInSnapshot,
     /// Snapshots lack the journals.
     JournalsNotInSnapshot,
+    /// Snapshots lack the leases.
+    LeasesNotInSnapshot,
+    /// A lease that ends leaves one of its keys behind.
+    LeaseLeavesKey,
+    /// A lease that has ended is kept alive like others.
+    EndedLeaseKeptAlive,
 }
 
 impl Bug {
     /// All bugs, and their names.
-    pub const ALL: [(&'static str, Self); 12] = [
+    pub const ALL: [(&'static str, Self); 15] = [
         ("acknowledge-before-sync", Self::AcknowledgeBeforeSync),
         ("no-deduplication", Self::NoDeduplication),
         ("local-read", Self::LocalRead),
@@ -60,6 +66,9 @@ impl Bug {
         ("ends-by-own-clock", Self::EndsByOwnClock),
         ("marks-not-in-snapshot", Self::MarksNotInSnapshot),
         ("journals-not-in-snapshot", Self::JournalsNotInSnapshot),
+        ("leases-not-in-snapshot", Self::LeasesNotInSnapshot),
+        ("lease-leaves-key", Self::LeaseLeavesKey),
+        ("ended-lease-kept-alive", Self::EndedLeaseKeptAlive),
     ];
 }
 

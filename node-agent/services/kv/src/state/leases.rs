@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+#[cfg(simulation)]
+use replication::simulation::{Bug, is_planted};
 use serde::{Deserialize, Serialize};
 
 /// Leases that exist at a time.
@@ -39,6 +41,17 @@ struct Lease {
     ttl_ms: u64,
     ends_ms: u64,
     keys: BTreeSet<Arc<str>>,
+}
+
+#[cfg(simulation)]
+impl Lease {
+    /// The planted [`Bug::LeaseLeavesKey`].
+    fn without_a_key(mut self) -> Self {
+        if is_planted(Bug::LeaseLeavesKey) {
+            self.keys.pop_first();
+        }
+        self
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +134,10 @@ impl Leases {
 
     /// Gives a lease its whole time again; its time, or none when there is no such lease.
     pub(super) fn keep_alive(&mut self, id: u64, now_ms: u64) -> Option<u64> {
+        #[cfg(simulation)]
+        if !self.has(id) && is_planted(Bug::EndedLeaseKeptAlive) {
+            return Some(0);
+        }
         let lease = self.open.get_mut(&id)?;
         self.due.remove(&(lease.ends_ms, Due::Lease(id)));
         lease.ends_ms = now_ms.saturating_add(lease.ttl_ms);
@@ -132,6 +149,8 @@ impl Leases {
     pub(super) fn revoke(&mut self, id: u64) -> Option<Vec<Arc<str>>> {
         let lease = self.open.remove(&id)?;
         self.due.remove(&(lease.ends_ms, Due::Lease(id)));
+        #[cfg(simulation)]
+        let lease = lease.without_a_key();
         for key in &lease.keys {
             self.keys.remove(key);
         }

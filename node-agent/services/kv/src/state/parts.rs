@@ -57,7 +57,10 @@ pub(super) fn write(state: &KvState, to: &mut dyn io::Write) -> io::Result<()> {
         to.write_all(&[LOGS])?;
         put_on(&state.logs, to)?;
     }
-    if !state.leases.is_untouched() {
+    let has_leases = !state.leases.is_untouched();
+    #[cfg(simulation)]
+    let has_leases = has_leases && !is_planted(Bug::LeasesNotInSnapshot);
+    if has_leases {
         to.write_all(&[LEASES])?;
         put_on(&state.leases, to)?;
     }
