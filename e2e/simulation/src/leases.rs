@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use kv::request::{Answer, Terms};
-use kv::state::{Change, Lifetime, Operation, Transaction, Value};
+use kv::request::Terms;
+use kv::state::{Change, Lifetime, Value};
+use linearizability::Action;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use crate::clients::session;
 use crate::member::{Inside, Machine, Reply};
+use crate::pairs::{self, halves};
 use crate::records::{Certain, certain};
 use crate::world::{World, lock};
 
 /// Clients with leases.
 const HOLDERS: u64 = 2;
 const PAUSE: Duration = Duration::from_millis(60);
+const TIMEOUT: Duration = Duration::from_millis(500);
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
 /// How far all clocks are ahead at the end: no clock was before, not even with a lease's time.
 const LATEST_MS: i64 = 65_000;
@@ -46,8 +49,9 @@ pub(crate) fn start(world: &Arc<World>) -> Vec<tokio::task::JoinHandle<()>> {
     (0..HOLDERS).map(hold).collect()
 }
 
-fn keys(holder: u64) -> [Arc<str>; 2] {
-    ["a", "b"].map(|half| format!("l{holder}/{half}").into())
+/// The name of a holder's two keys.
+fn pair(holder: u64) -> String {
+    format!("l{holder}")
 }
 
 struct Holder {
@@ -93,7 +97,7 @@ impl Holder {
         certain(&self.world, &mut self.rng, (self.session, self.seq), ask).await
     }
 
-    /// The whole life of one lease; none when the session is lost.
+    /// The whole life of one lease; none when the session is lost, or the simulation ends.
     async fn one(&mut self) -> Option<()> {
         let ttl_ms = self.rng.random_range(200..2000);
         let lease = match self.change(Change::Grant { ttl_ms }).await? {
@@ -104,7 +108,7 @@ impl Holder {
         let Some(lease) = lease else { return Some(()) };
         let text = format!("{}-{}", self.number, self.seq);
         let mut bound = 0;
-        for key in keys(self.number) {
+        for key in halves(&pair(self.number)) {
             let change = Change::SetFor {
                 key,
                 value: Value::from(text.as_str()),
@@ -117,7 +121,7 @@ impl Holder {
                 Certain::NotThere => return Some(()),
             }
         }
-        let is_whole = bound == keys(self.number).len();
+        let is_whole = bound == halves(&pair(self.number)).len();
         let mut is_over = !is_whole;
         for _ in 0..self.rng.random_range(0..8) {
             if is_over || self.world.stopped() {
@@ -179,8 +183,8 @@ impl Holder {
         loop {
             let machine = self.world.machines[self.rng.random_range(0..self.world.machines.len())].clone();
             let by_range = self.rng.random_bool(0.5);
-            match look(&machine, self.number, by_range).await {
-                Some(found) => return Some(gone(&self.world, self.number, text, &found)),
+            match gone(&self.world, &machine, self.number, text, by_range).await {
+                Some(gone) => return Some(gone),
                 None if self.world.stopped() => return None,
                 None => tokio::time::sleep(PAUSE).await,
             }
@@ -188,56 +192,25 @@ impl Holder {
     }
 }
 
-/// What a member shows of a holder's keys; none when it does not answer.
-async fn look(machine: &Machine, holder: u64, by_range: bool) -> Option<[Option<String>; 2]> {
+/// Whether both keys are gone, as a member shows them; none when it does not answer.
+async fn gone(world: &World, machine: &Machine, holder: u64, text: &str, by_range: bool) -> Option<bool> {
     let asked = machine.ask(ANSWER_WITHIN, move |inside: Inside| {
-        Box::pin(async move {
-            let mut terms = Terms::default();
-            if by_range {
-                terms.more.prefix = Some(format!("l{holder}/").into());
-                return Ok(inside.front.range(&terms).await);
-            }
-            let get = |key| Operation::Get { key };
-            let transaction = Transaction {
-                then: keys(holder).into_iter().map(get).collect(),
-                ..Transaction::default()
-            };
-            inside.front.change(Change::Transact(transaction), &terms).await
-        })
+        let terms = Terms {
+            // What has a time of its own is asked for as a range.
+            timeout: by_range.then_some(TIMEOUT),
+            ..Terms::default()
+        };
+        Box::pin(async move { pairs::ask(&inside.front, &Action::Get, &pair(holder), &terms).await })
     });
-    match Reply::from(asked.await) {
-        Reply::Answer(answer) if !answer.timeout && !answer.unknown => Some(values(holder, &answer)),
-        _ => None,
+    let answer = match Reply::from(asked.await) {
+        Reply::Answer(answer) if !answer.timeout && !answer.unknown => answer,
+        _ => return None,
+    };
+    if answer.valid && answer.value != text {
+        let found = &answer.value;
+        world.broke(format!("holder {holder} has {found}, and not {text}"));
     }
-}
-
-fn values(holder: u64, answer: &Answer) -> [Option<String>; 2] {
-    let [first, second] = keys(holder);
-    if let Some(items) = &answer.items {
-        return [first, second].map(|key| {
-            let item = items.iter().find(|row| row.key.as_ref() == Some(&key));
-            item.map(|row| row.value.clone())
-        });
-    }
-    let rows = answer.results.as_deref().unwrap_or_default();
-    [0, 1].map(|place| {
-        let row = rows.get(place).filter(|row| row.valid == Some(true));
-        row.map(|row| row.value.clone())
-    })
-}
-
-/// Whether both keys are gone. Anything but that, or both as they were set, is a broken promise.
-fn gone(world: &World, holder: u64, text: &str, found: &[Option<String>; 2]) -> bool {
-    match found.each_ref().map(Option::as_deref) {
-        [None, None] => true,
-        [Some(first), Some(second)] if first == text && second == text => false,
-        _ => {
-            world.broke(format!(
-                "the keys of holder {holder} should be {text}, or gone: {found:?}"
-            ));
-            true
-        }
-    }
+    Some(!answer.valid)
 }
 
 /// At the end what is left ends, too.
@@ -251,8 +224,8 @@ pub(crate) async fn end(world: &World) {
     for (holder, text) in left {
         loop {
             // The log's clock counts: it is the one that jumps.
-            match look(&world.machines[0], holder, false).await {
-                Some(found) if gone(world, holder, &text, &found) => {
+            match gone(world, &world.machines[0], holder, &text, false).await {
+                Some(true) => {
                     world.leases.ended.fetch_add(1, Ordering::Relaxed);
                     break;
                 }

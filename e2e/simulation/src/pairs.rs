@@ -1,5 +1,5 @@
-//! Pairs: two keys that only transactions change, and always together. To the checker each pair is one key; whoever sees
-//! half of a transaction has found a broken promise.
+//! Pairs: two keys that are there together, with one value. To the checker each pair that transactions change is one key; a
+//! lease has a pair, too. Whoever sees one half without the other has found a broken promise.
 
 use std::sync::Arc;
 
@@ -13,7 +13,8 @@ pub(crate) fn is_pair(key: &str) -> bool {
     key.starts_with('p')
 }
 
-fn halves(pair: &str) -> [Arc<str>; 2] {
+/// Its two keys.
+pub(crate) fn halves(pair: &str) -> [Arc<str>; 2] {
     ["a", "b"].map(|half| format!("{pair}/{half}").into())
 }
 
@@ -98,7 +99,7 @@ fn as_one(action: &Action, pair: &str, answer: &Answer, found: &[Option<String>]
     let [first, second] = found else {
         panic!("{pair}: {action:?} was answered {answer:?}");
     };
-    assert_eq!(first, second, "{pair}: {action:?} met half of a transaction");
+    assert_eq!(first, second, "{pair}: {action:?} met one half without the other");
     let valid = match action {
         Action::Get | Action::Delete => first.is_some(),
         Action::Set(_) | Action::Swap { .. } => answer.valid,

@@ -119,7 +119,7 @@ impl AdcState {
     }
 
     /// All fronts that were ever open and are not forgotten.
-    pub fn fronts(&self) -> impl Iterator<Item = (NodeId, Front)> + '_ {
+    pub fn fronts(&self) -> impl Iterator<Item = (NodeId, Front)> + Clone + '_ {
         self.fronts.iter().map(|(id, front)| (*id, *front))
     }
 

@@ -80,9 +80,9 @@ impl Relays {
     }
 
     /// Takes note of the fronts of others. As soon as the directory has them: a user that was told of somebody can reach it.
-    pub(super) fn set_peers(&mut self, fronts: impl Iterator<Item = (NodeId, Front)>) {
+    pub(super) fn set_peers(&mut self, fronts: impl Iterator<Item = (NodeId, Front)> + Clone) {
         let me = self.me;
-        self.queues.set_peers(fronts.filter(|(id, _)| *id != me));
+        self.queues.set_peers(fronts.filter(move |(id, _)| *id != me));
     }
 
     /// Queues a line for the users of one peer.
@@ -94,7 +94,7 @@ impl Relays {
 
     /// Queues a line for the users of all peers.
     pub(super) fn put_to_all(&mut self, relayed: &Relayed) {
-        for peer in self.queues.peers.values_mut() {
+        for peer in self.queues.peers.values_mut().filter(|peer| peer.is_open) {
             peer.put(relayed.clone());
         }
     }
@@ -160,12 +160,12 @@ impl Relays {
 impl Queues {
     /// What waits for another run of one was for users that are gone. A front that is given up gets nothing new, but what
     /// waited, if it takes its users back.
-    fn set_peers(&mut self, fronts: impl Iterator<Item = (NodeId, Front)>) {
-        let mut before = std::mem::take(&mut self.peers);
-        for (id, front) in fronts {
-            let mut peer = before.remove(&id).unwrap_or_else(|| Outgoing {
+    fn set_peers(&mut self, fronts: impl Iterator<Item = (NodeId, Front)> + Clone) {
+        for (id, front) in fronts.clone() {
+            let first = self.spent;
+            let peer = self.peers.entry(id).or_insert_with(|| Outgoing {
                 epoch: front.epoch,
-                first: self.spent,
+                first,
                 ..Outgoing::default()
             });
             if peer.epoch != front.epoch {
@@ -175,10 +175,12 @@ impl Queues {
                 peer.bytes = 0;
             }
             peer.is_open = !front.lost;
-            self.peers.insert(id, peer);
         }
-        for forgotten in before.values() {
-            self.spent = self.spent.max(forgotten.end());
+        if self.peers.len() > fronts.clone().count() {
+            let forgotten = |id: &NodeId| fronts.clone().all(|(front, _)| front != *id);
+            for (_, peer) in self.peers.extract_if(.., |id, _| forgotten(id)) {
+                self.spent = self.spent.max(peer.end());
+            }
         }
     }
 }

@@ -89,7 +89,7 @@ pub enum Order {
         /// What it will have to know.
         password: SealedPassword,
     },
-    /// Makes an account that is in the file of registered users, or changes it.
+    /// Makes an account that is in the file of registered users, or changes it. A guest who has the nick is put out.
     ListAccount {
         /// Its nick.
         nick: String,
